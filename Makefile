@@ -23,11 +23,11 @@ $(VENV)/.installed: envs/train.txt
 	@touch $@
 
 demo: install  ## run the main job on a small model trained here, then print its table and where the report is
-	$(BIN)/snakemake --profile profiles/demo
+	$(BIN)/snakemake --profile profiles/demo --report-after-run --report results/demo/report.html
 	$(BIN)/python -m scripts.summary --tables results/demo --report results/demo/report.html
 
 controls: install  ## which ingredient survives quantization: the control grid (an hour on 2 cores; start again to go on)
-	$(BIN)/snakemake --profile profiles/demo --configfile profiles/demo/sweep.yaml profiles/presets/controls.yaml --report results/controls/report.html
+	$(BIN)/snakemake --profile profiles/demo --configfile profiles/demo/sweep.yaml profiles/presets/controls.yaml --report-after-run --report results/controls/report.html
 	$(BIN)/python -m scripts.summary --tables results/controls --report results/controls/report.html
 	mkdir -p docs/measurements
 	cp results/controls/recovery.csv docs/measurements/controls.csv

@@ -1,7 +1,8 @@
 """The tidy tables of a sweep, and how their rows are named in figures.
 
-`scores` has one row per run, scheme and metric; `recovery` one per unlearned run, scheme and forget metric. Figures
-and the summary read nothing else, so they need neither torch nor a checkpoint.
+`scores` has one row per run, scheme and metric; `recovery` one per unlearned run, scheme and forget metric. Further tables
+lie beside them, each written by a rule of its own (workflow/rules/common.smk lists them). Figures and the summary read
+tables alone, so they need neither torch nor a checkpoint.
 """
 
 import os
@@ -84,15 +85,22 @@ def read(folder, names=("scores", "recovery")) -> dict[str, pd.DataFrame]:
     for name in names:
         path = Path(folder) / f"{name}.csv"
         if not path.exists():
-            raise ValueError(
-                f"tables: {str(path)!r} does not exist; allowed: a folder where scripts.aggregate has written {name}.csv"
-            )
+            raise ValueError(f"tables: {str(path)!r} does not exist; allowed: a folder of results with {name}.csv")
         # Only numbers are parsed: an empty lr or reason stays text, seed "0" is not 0.0.
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         for column in table.columns.intersection(NUMBERS):
             table[column] = pd.to_numeric(table[column]).astype(float)
+        if name not in ("scores", "recovery"):
+            for column in table.columns.difference([*SCORES, *NUMBERS]):
+                table[column] = numeric(table[column])
         tables[name] = table
     return tables
+
+
+def numeric(column: pd.Series) -> pd.Series:
+    """A text column as floats where each of its entries is a number or empty, else as it is."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers.astype(float) if (numbers.notna() | (column == "")).all() and numbers.notna().any() else column
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:

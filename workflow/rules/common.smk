@@ -47,6 +47,8 @@ RETRIES = config["resources"]["retries"] if workflow.is_main_process else 0
 ARTIFACTS = [name for name, scheme in config["schemes"].items() if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT")]
 ARITHMETIC = [name for name in registry.names("methods") if not grid.trains(name)]
 FIGURES = config["figures"] or list(registry.names("figures"))
+# Tables that figures read, by the names in their TABLES; a new one is a rule that writes <results>/<name>.csv and a name here.
+TABLES = {name: f"{RESULTS}/{name}.csv" for name in ("scores", "recovery")}
 rules_output = {
     "scores": [f"{RESULTS}/{name}" for name in ("scores.parquet", "scores.csv", "recovery.csv")],
     "figures": [f"{RESULTS}/figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "pdf")],

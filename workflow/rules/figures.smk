@@ -1,4 +1,4 @@
-# One job per figure, from the tables alone.
+# One job per figure, from the tables that it names and nothing else.
 
 
 for name in FIGURES:
@@ -7,7 +7,7 @@ for name in FIGURES:
         name:
             f"draw_{name}"
         input:
-            tables=rules_output["scores"],
+            tables=[TABLES[table] for table in registry.constants("figures", name)["TABLES"]],
             figure=f"{HERE}scripts/figures/{name}.py",
             program=program("draw"),
         output:
