@@ -1,0 +1,1 @@
+"""One measure per file; see benchmarks/__init__.py."""
