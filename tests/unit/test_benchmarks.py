@@ -43,7 +43,8 @@ def test_a_failure_is_shown_and_an_unknown_name_is_one_line(tmp_path, monkeypatc
     monkeypatch.setattr(program, "names", lambda: ["broken"])
     out = tmp_path / "bench.md"
     assert program.main(["--size", "tiny", "--out", str(out)]) == 1
-    assert "| first | 2 s | 1 s | 2.00× |" in out.read_text() and "**broken failed**: AssertionError: scores differ" in text
+    text = out.read_text()
+    assert "| first | 2 s | 1 s | 2.00× |" in text and "**broken failed**: AssertionError: scores differ" in text
     assert program.main(["--only", "brokn"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "brokn" in error and "broken" in error
