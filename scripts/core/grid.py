@@ -87,6 +87,7 @@ def labels(run: Run) -> dict:
         "seed": spec.get("seed", 0),
     }
     rest = {k: v for k, v in training.items() if k not in columns} if unlearned else {}
+    rest |= {k: spec["model"][k] for k in ("hidden",) if unlearned and k in spec["model"]}  # to draw scores against width
     return columns | {"axes": method | regularizer | rest}
 
 

@@ -225,7 +225,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
             program.main(["--cells", str(tmp_path / "cells.json"), "--results", str(tmp_path), "--out", str(tmp_path)])
         said = capsys.readouterr().err
         assert stopped.value.code and words in said and said.count("\n") == 1
-    with pytest.raises(ValueError, match="allowed: a folder where"):
+    with pytest.raises(ValueError, match="allowed: a folder of results"):
         tables.read(tmp_path)
     assert not list(tmp_path.glob("scores*"))
 

@@ -262,3 +262,27 @@ def test_schemes_stand_by_their_bits():
     assert tables.schemes(table) == ["full", "rtn_int4_tensor", "bnb_int8", "other"]
     table["bits_per_weight"] = table.scheme.map({"rtn_int4_tensor": 5.0, "bnb_int8": 9.0, "full": 16.0, "other": 4.5})
     assert tables.schemes(table) == ["full", "bnb_int8", "rtn_int4_tensor", "other"]
+
+
+def test_ingredients_name_what_a_row_changes_and_show_its_recovery():
+    made = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], settings=2, diverged=())
+    made["recovery"]["unlearned"] = 50.0
+    left, right = drawn("ingredients", made).axes[:2]
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert names[0] == "centre: lr 1e-5, bf16" and len(names) == 4 and "lr 2e-5" in names
+    assert "weights fp32, moments fp32" in names
+    rows = made["recovery"]
+    for scheme in SCHEMES[1:]:
+        wanted = rows[(rows.scheme == scheme) & (rows.metric == "verbmem_f")].R * 100
+        assert [x for x, _ in bars(right, f"_{scheme}")] == pytest.approx(sorted(wanted))
+
+
+def test_recovery_by_width_plots_hidden_sizes():
+    made = make([("npo", "gdr", "bf16")], corpora=("w1", "w2", "w3"), diverged=())
+    made["recovery"]["hidden"] = made["recovery"].corpus.map({"w1": "64", "w2": "128", "w3": "256"})
+    axis = drawn("recovery_by_width", made).axes[0]
+    rows = made["recovery"]
+    for scheme in SCHEMES[1:]:
+        wanted = rows[(rows.scheme == scheme) & (rows.metric == "verbmem_f")]
+        points = bars(axis, f"_{scheme}")
+        assert [x for x, _ in points] == [64, 128, 256] and [y for _, y in points] == pytest.approx(list(100 * wanted.R))

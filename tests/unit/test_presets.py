@@ -10,14 +10,16 @@ from scripts.core import grid
 
 ROOT = Path(__file__).parents[2]
 BELOW = {"news": "config.yaml", "books": "config.yaml", "sure": "config.yaml", "controls": "profiles/demo/sweep.yaml"}
+BELOW |= {"widths": "profiles/demo/sweep.yaml"}
 
 
 def laid_over(name: str) -> grid.Plan:
     """The plan of a preset over its configuration; like Snakemake, top keys that are lists or text are replaced."""
     config = yaml.safe_load((ROOT / BELOW[name]).read_text())
     preset = yaml.safe_load((ROOT / f"profiles/presets/{name}.yaml").read_text())
-    assert all(not isinstance(value, dict) for value in preset.values())  # so that replacing is all there is to merging
-    return grid.plan(configuration.resolve(config | preset))
+    for key, value in preset.items():  # entries of corpora and schemes are new names, so that merging is one level deep
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    return grid.plan(configuration.resolve(config))
 
 
 def unlearned(plan) -> list[dict]:
@@ -64,3 +66,15 @@ def test_controls_vary_one_ingredient_at_a_time():
         assert sorted(map(sorted, varied)) == sorted(
             [["moments"], ["saliency"], ["alpha"], ["weights"], ["weights"], ["lr"], ["lr", "saliency"]]
         )
+
+
+def test_widths_differ_in_size_and_learning_rate_alone():
+    specs = unlearned(laid_over("widths"))
+    assert {s["model"]["hidden"] for s in specs} == {128, 256, 512, 1024, 2048} and len(specs) == 5 * 2 * 3
+    for weights in ("bf16", "fp32"):
+        cells = [s for s in specs if s["training"]["weights"] == weights and s["seed"] == 0]
+        assert len({str(s["method"]) + str(s["regularizer"]) + str(s["training"]["max_steps"]) for s in cells}) == 1
+        rates = [float(s["training"]["lr"]) for s in sorted(cells, key=lambda s: s["model"]["hidden"])]
+        assert rates == sorted(rates, reverse=True)
+    texts = [{k: v for k, v in s["corpus"].items() if k != "name"} for s in specs]
+    assert all(text == texts[0] for text in texts)

@@ -1,0 +1,70 @@
+"""Recovery against the width of the model: R under each scheme for models trained alike at several hidden sizes."""
+
+from scripts.core import style, tables
+from scripts.figures import _panels as panels
+
+TABLES = ["recovery"]
+
+
+def draw(tables_):
+    """Figure of `tables_["recovery"]`; one panel per family and precision of weights, x hidden size (log), y R (%)."""
+    rows = panels.unlearned(tables_["recovery"])
+    metrics = panels.forget_metrics(rows)[:1]
+    rows = rows[rows.metric.isin(metrics)]
+    widths = {key: float(row.hidden) for key, row in zip(panels.key_column(rows), rows.itertuples(), strict=True) if known(row)}
+    if len(set(widths.values())) < 2:
+        return style.empty(panels.NOTHING.format("no unlearned models of two hidden sizes"))
+    rows = rows[[key in widths for key in panels.key_column(rows)]]
+    schemes = [name for name in tables.schemes(rows) if name != "full"]
+    looks = style.look(schemes)
+    families = list(dict.fromkeys((f"{key[1]}_{key[2]}", key[4]) for key in widths))
+    across = min(3, len(families))
+    down = -(-len(families) // across)
+    figure = style.figure(style.TEXT if across > 1 else style.COLUMN, 1.9 * down + 0.6)
+    axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    for axis in axes.flat[len(families) :]:
+        axis.set_visible(False)
+    for axis, (family, weights) in zip(axes.flat, families, strict=False):
+        mine = [key for key in widths if (f"{key[1]}_{key[2]}", key[4]) == (family, weights)]
+        found = {(tables.key(row), row.scheme): row for row in rows.itertuples()}
+        for scheme, look in looks.items():
+            points = sorted((widths[key], found[key, scheme]) for key in mine if defined(found.get((key, scheme))))
+            axis.errorbar(
+                [x for x, _ in points], [100 * row.R for _, row in points], yerr=arms([row for _, row in points]), **look,
+                elinewidth=0.5, capsize=1.5, label=f"_{scheme}",
+            )  # fmt: skip
+        axis.set_title(f"{family}, {weights} weights")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sorted(set(widths.values())), [f"{width:g}" for width in sorted(set(widths.values()))])
+        axis.minorticks_off()
+        axis.axhline(0, color=style.INK, linewidth=0.5, zorder=1)
+        axis.tick_params(labelbottom=True)
+        axis.set_xlabel("hidden size")
+        axis.set_ylim(-110, 150)
+    for row in axes:
+        row[0].set_ylabel("recovery R of VerbMem (%)" if rows.kind.iloc[0] == "verbmem" else "recovery R (%)")
+    style.legend(figure, [style.handle(name, linestyle="-", **look) for name, look in looks.items()])
+    absent = [
+        f"{key[0]}, {scheme}: {row.R_reason}" for (key, scheme), row in found.items() if scheme != "full" and not defined(row)
+    ]
+    style.note(figure, [panels.whiskers(rows), *absent])
+    return figure
+
+
+def known(row) -> bool:
+    """Whether a row says how wide its model is."""
+    width = getattr(row, "hidden", "")
+    return str(width).replace(".", "", 1).isdigit()
+
+
+def defined(row) -> bool:
+    """Whether a row is there and has a recovery."""
+    return row is not None and row.R == row.R
+
+
+def arms(rows) -> list[list[float]]:
+    """Lower and upper arms of R's intervals in percent."""
+    return [
+        [100 * max(0.0, row.R - row.R_low) if row.R_low == row.R_low else 0.0 for row in rows],
+        [100 * max(0.0, row.R_high - row.R) if row.R_high == row.R_high else 0.0 for row in rows],
+    ]
