@@ -99,6 +99,8 @@ def program(argv) -> int:
     from scripts.core import batching, models, trainer
     from scripts.core.resume import ResumeStore
 
+    settings |= {"save_minutes": options.save_minutes, "save_steps": options.save_steps}
+    zero = runs.sharding(options, trainer.complete(settings), "fp32")
     network, tokenizer = starting_point(spec, options.corpus, options.base, device)
     length = spec["corpus"]["max_length"]
     positions = network.config.max_position_embeddings
@@ -106,10 +108,9 @@ def program(argv) -> int:
         raise ValueError(f"corpus.max_length: {length} is not allowed; allowed: at most the model's {positions} positions")
     dataset = batching.TextDataset(batching.chunks(texts, tokenizer, length))
     starts = [options.base] if options.base else []
-    store = ResumeStore(options.out / ".resume", runs.inputs_digest(spec, options.corpus, *starts))
-    settings |= {"save_minutes": options.save_minutes, "save_steps": options.save_steps}
+    store = ResumeStore(options.out / ".resume", runs.inputs_digest(spec, options.corpus, *starts, zero=zero))
     seed = spec.get("seed", model.get("seed", 0))
-    training = trainer.RunTrainer(network, dataset, batching.collate, settings, seed, store)
+    training = trainer.RunTrainer(network, dataset, batching.collate, settings, seed, store, zero)
     try:
         step = training.run()
     except trainer.Diverged as error:
@@ -119,8 +120,12 @@ def program(argv) -> int:
     if training.interruption.signal:
         return training.interruption.exit_code
 
+    state = zero and zero.state_dict(training.deepspeed)
+    if zero and not zero.first:
+        return 0
+
     def write(folder):
-        models.save_checkpoint(network, tokenizer, folder, spec.get("training", {}).get("store", "bf16"))
+        models.save_checkpoint(network, tokenizer, folder, spec.get("training", {}).get("store", "bf16"), state)
 
     runs.finish(options.out, provenance, write, step, history=training.history, chunks=len(dataset), device=device)
     store.clear()

@@ -64,9 +64,16 @@ def program(argv) -> int:
     settings = trainer.complete(spec["training"])
     settings |= {"save_minutes": options.save_minutes, "save_steps": options.save_steps or settings["save_steps"]}
     checkpoint, weights = options.target / "checkpoint", settings["weights"]
-    network = models.load_model(checkpoint, trainer.storage_dtype(weights, device), device)
-    if weights != "fp32":
-        trainer.to_bf16_grid(network)
+    kind = trainer.storage_dtype(weights, device)
+    zero = runs.sharding(options, settings, kind)
+
+    def target():
+        model = models.load_model(checkpoint, kind, device)
+        if weights != "fp32":
+            trainer.to_bf16_grid(model)
+        return model
+
+    network = target()
     tokenizer = models.load_tokenizer(checkpoint)
 
     length, positions = spec["corpus"]["max_length"], network.config.max_position_embeddings
@@ -74,13 +81,15 @@ def program(argv) -> int:
         raise ValueError(f"corpus.max_length: {length} is not allowed; allowed: at most the model's {positions} positions")
     rows = {split: batching.chunks(own, tokenizer, length) for split, own in texts.items()}
     dataset = batching.ForgetRetainDataset(rows["forget"], rows.get("retain1"))
-    loader = DataLoader(dataset, batch_size=settings["batch"], collate_fn=batching.collate)
+    loader = DataLoader(dataset, batch_size=settings["batch"], collate_fn=batching.collate, sampler=zero and zero.sampler(dataset))
     autocast = partial(trainer.autocast, weights, device)
     reference = Reference.of(
         network,
         (batch["forget"] for batch in loader),
         needs,
         autocast,
+        zero.frozen(target()) if zero and zero.stage == 3 and needs & {"sequence_logprob", "model"} else None,
+        zero and zero.gathered,
     )
     mask = None
     if settings["saliency"] != "none":
@@ -92,14 +101,15 @@ def program(argv) -> int:
             settings["percentile"],
             autocast,
         )
-        mask.save(options.out)
+        if zero is None or zero.first:
+            mask.save(options.out)
     elif settings["parameters"] == "lora":
         network = lora.wrap(network, settings, spec["seed"])
         if weights != "fp32":
             trainer.to_bf16_grid(network)
-    store = ResumeStore(options.out / ".resume", runs.inputs_digest(spec, options.corpus, options.target))
+    store = ResumeStore(options.out / ".resume", runs.inputs_digest(spec, options.corpus, options.target, zero=zero))
     training = trainer.UnlearnTrainer(
-        network, dataset, batching.collate, settings, spec["seed"], method, regularizer, reference, store, mask
+        network, dataset, batching.collate, settings, spec["seed"], method, regularizer, reference, store, mask, zero
     )
     try:
         status, step = "done", training.run()
@@ -109,10 +119,14 @@ def program(argv) -> int:
     if training.interruption.signal and status == "done":
         return training.interruption.exit_code
 
+    state = zero.state_dict(training.deepspeed) if zero and status == "done" else None
+    if zero and not zero.first:
+        return 0
+
     def write(folder):
         if status == "done":
             plain = lora.merge(network) if settings["parameters"] == "lora" else network
-            models.save_checkpoint(plain, tokenizer, folder, settings["store"])
+            models.save_checkpoint(plain, tokenizer, folder, settings["store"], state)
         else:
             storage.write_json(folder / "diverged.json", {"status": status, "step": step})
 

@@ -133,8 +133,11 @@ def load_model(source, dtype="fp32", device="cpu"):
     return model.to(device)
 
 
-def save_checkpoint(model, tokenizer, folder, dtype="bf16") -> None:
-    """Write safetensors, config and tokenizer into a folder ("bf16": rounded to nearest); the model stays as it is."""
+def save_checkpoint(model, tokenizer, folder, dtype="bf16", state=None) -> None:
+    """Write safetensors, config and tokenizer into a folder ("bf16": rounded to nearest); the model stays as it is.
+
+    state: {name: tensor} of all weights where the model itself holds only a part of them.
+    """
     quiet()
     kind, converted = DTYPES[dtype], {}
 
@@ -145,7 +148,7 @@ def save_checkpoint(model, tokenizer, folder, dtype="bf16") -> None:
             converted[key] = tensor.detach().to(kind) if tensor.is_floating_point() else tensor.detach()
         return converted[key]
 
-    model.save_pretrained(folder, state_dict={name: stored(t) for name, t in model.state_dict().items()})
+    model.save_pretrained(folder, state_dict={name: stored(t) for name, t in (state or model.state_dict()).items()})
     # The config that was written tells of the model in memory: its dtype, and the cache that Trainer turned off.
     config = copy.deepcopy(model.config)
     config.dtype, config.use_cache = kind, True

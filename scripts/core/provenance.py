@@ -16,6 +16,7 @@ PACKAGES = (
     "tokenizers",
     "safetensors",
     "accelerate",
+    "deepspeed",
     "datasets",
     "bitsandbytes",
     "numpy",

@@ -22,26 +22,30 @@ class Reference:
         self._logprobs, self._model = logprobs, model
 
     @classmethod
-    def of(cls, model, batches, needs, autocast=nullcontext):
+    def of(cls, model, batches, needs, autocast=nullcontext, frozen=None, gather=None):
         """Record θ_0 = `model` as it is now.
 
         batches: iterable of forget batches that covers every row once (read only for "sequence_logprob"); tensors are
         moved to the model's device. needs: the union of the plugins' NEEDS. autocast: callable that returns the
-        context the model computes in. Raises ValueError for an unknown need.
+        context the model computes in. frozen: a copy of θ_0 that is there already (one that ZeRO-3 has divided can't be
+        copied). gather: where `batches` are those of one rank of several, the function that concatenates tensors of all ranks,
+        which then give equally many rows. Raises ValueError for an unknown need.
         """
         unknown = sorted(set(needs) - set(KNOWN))
         if unknown:
             raise ValueError(f"NEEDS: unknown {unknown[0]!r}; known: {', '.join(KNOWN)}")
-        logprobs = frozen = None
+        logprobs = None
         if "sequence_logprob" in needs:
-            logprobs = cls._record(model, batches, autocast)
-        if "model" in needs:
+            logprobs = cls._record(model if frozen is None else frozen, batches, autocast, gather or (lambda tensor: tensor))
+        if "model" not in needs:
+            frozen = None
+        elif frozen is None:
             frozen = copy.deepcopy(model).eval().requires_grad_(False)
         return cls(logprobs, frozen)
 
     @staticmethod
     @torch.no_grad()
-    def _record(model, batches, autocast):
+    def _record(model, batches, autocast, gather):
         device, rows, values = next(model.parameters()).device, [], []
         training = model.training
         model.eval()
@@ -51,9 +55,9 @@ class Reference:
                 values.append(losses.sequence_logprob(losses.forward(model, batch), batch))
             rows.append(batch["index"])
         model.train(training)
-        rows = torch.cat(rows)
+        rows, values = gather(torch.cat(rows)), gather(torch.cat(values))
         table = torch.full((int(rows.max()) + 1,), torch.nan, device=device)
-        table[rows] = torch.cat(values)
+        table[rows] = values
         return table
 
     def sequence_logprob(self, batch) -> torch.Tensor:

@@ -39,13 +39,18 @@ class ResumeStore:
             shutil.rmtree(partial, ignore_errors=True)
         return found
 
+    def partial(self, step: int) -> Path:
+        """Where the state of a step lies while it is written."""
+        return storage.partial_folder(self.folder / f"step-{step}")
+
     def save(self, step: int, write, notes: dict) -> None:
         """Write the state of `step` through `write(folder)` and delete older ones. notes: JSON values kept with it."""
         final = self.folder / f"step-{step}"
         with storage.whole_folder(final) as folder:
             write(folder)
             storage.write_json(folder / "resume.json", {**notes, "digest": self.digest, "step": step})
-            for path in folder.iterdir():  # a rename can outlive the data it names when the machine itself goes down
+            # A rename can outlive the data it names when the machine itself goes down.
+            for path in (path for path in folder.rglob("*") if path.is_file()):
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
         for old in self.folder.glob("step-*"):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     arguments.add_argument("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, else all cores)")
     arguments.add_argument("--save-minutes", type=float, default=10, help="minutes between resumable states")
     arguments.add_argument("--save-steps", type=int, help="optimiser steps between resumable states (default: by time only)")
+    arguments.add_argument(
+        "--zero", type=int, choices=(2, 3), help="ZeRO stage of a training on several GPUs (set by scripts.launch)"
+    )
+    arguments.add_argument("--offload", choices=("none", "cpu"), default="none", help="where ZeRO keeps the optimiser's state")
     return arguments
 
 
@@ -52,11 +57,27 @@ def read_texts(corpus, split: str) -> list[str]:
     return texts
 
 
-def inputs_digest(spec: dict, corpus, *runs) -> str:
-    """Digest of all that decides a run: its spec, the corpus's manifest, the outcomes of the runs it starts from."""
+def sharding(options, settings: dict, storage: str):
+    """The scripts.core.zero.Zero of a process that torchrun started among others; None for one that is alone."""
+    from scripts.core.zero import Ranks, Zero
+
+    ranks = Ranks.of_environment()
+    if ranks.size == 1:
+        return None
+    if options.zero is None:
+        raise ValueError("--zero: missing; allowed: 2 or 3 where a training has several processes (scripts.launch sets it)")
+    return Zero(options.zero, options.offload, settings, storage, ranks)
+
+
+def inputs_digest(spec: dict, corpus, *runs, zero=None) -> str:
+    """Digest of all that decides a run: its spec, the corpus's manifest, the outcomes of the runs it starts from.
+
+    With ZeRO, what its saved state fits counts too: state of another number of GPUs or stage can't be read.
+    """
     manifest = Path(corpus) / "manifest.json"
     outcomes = [storage.read_json(Path(run) / "outcome.json") for run in runs if (Path(run) / "outcome.json").exists()]
-    return storage.digest([spec, storage.read_json(manifest) if manifest.exists() else None, outcomes])
+    parts = [spec, storage.read_json(manifest) if manifest.exists() else None, outcomes]
+    return storage.digest([*parts, zero.layout] if zero else parts)
 
 
 def finish(out, provenance: Provenance, write, step: int, status="done", **record) -> dict:
@@ -79,5 +100,6 @@ def guarded(program, argv) -> int:
     try:
         return program(argv)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         return 2

@@ -56,12 +56,17 @@ def write_json(path, content) -> None:
     write_text(path, dumps(content))
 
 
+def partial_folder(path) -> Path:
+    """The sibling in which a folder is written before it gets its name."""
+    return Path(path).with_name(f".{Path(path).name}.partial")
+
+
 @contextmanager
 def whole_folder(path):
     """Yield an empty sibling folder that becomes `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_folder(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:

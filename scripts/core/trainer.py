@@ -13,6 +13,7 @@ What differs from a plain Trainer, and why:
 
 import math
 import os
+import signal
 import time
 from contextlib import nullcontext
 
@@ -27,6 +28,7 @@ from scripts.core import losses, saliency
 from scripts.core.models import quiet
 from scripts.core.optimizer import PrecisionAdamW
 from scripts.core.resume import Interruption, ResumeStore
+from scripts.core.zero import leave_out
 
 DEFAULTS = {
     "weights": "fp32",
@@ -114,7 +116,8 @@ def autocast(weights: str, device: str):
 def to_bf16_grid(model) -> None:
     """Round every parameter to the nearest bfloat16 value, in place, whatever the dtype it is stored in."""
     for p in model.parameters():
-        p.copy_(p.bfloat16())
+        held = getattr(p, "ds_tensor", p)  # this rank's part where ZeRO-3 has divided it
+        held.copy_(held.bfloat16())
 
 
 class _Progress(TrainerCallback):
@@ -131,20 +134,23 @@ class _Progress(TrainerCallback):
 
 
 class _Saving(TrainerCallback):
-    """Saves by clock, by step and on a signal; a signal also ends the training after the save."""
+    """Saves by clock, by step and on a signal; a signal also ends the training after the save. Ranks do so together."""
 
-    def __init__(self, minutes, steps, interruption):
-        self.minutes, self.steps, self.interruption = minutes, steps, interruption
+    def __init__(self, minutes, steps, interruption, zero=None):
+        self.minutes, self.steps, self.interruption, self.zero = minutes, steps, interruption, zero
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.last = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
+        due = self.minutes is not None and time.monotonic() - self.last >= 60 * self.minutes
+        if self.zero:
+            number, due = self.zero.largest(self.interruption.signal or 0, due)
+            self.interruption.signal = signal.Signals(number) if number else None
         if self.interruption.signal:
             control.should_save = control.should_training_stop = True
         elif state.global_step < state.max_steps:
-            due = self.minutes is not None and time.monotonic() - self.last >= 60 * self.minutes
-            control.should_save = due or bool(self.steps and state.global_step % self.steps == 0)
+            control.should_save = bool(due) or bool(self.steps and state.global_step % self.steps == 0)
 
     def on_save(self, args, state, control, **kwargs):
         self.last = time.monotonic()
@@ -154,13 +160,17 @@ class RunTrainer(Trainer):
     """Token-mean cross-entropy on a data set of text chunks; the base of every training in this project.
 
     model: on its device already. dataset and collate: as in scripts/core/batching.py. training: spec["training"] (see
-    DEFAULTS). store: a ResumeStore, or None for a run that can't be resumed. After `run()`: `history`, a list of
+    DEFAULTS). store: a ResumeStore, or None for a run that can't be resumed. zero: a scripts.core.zero.Zero that was made
+    before the model, when the training has several processes. After `run()`: `history`, a list of
     {"step", one entry per term, "total", "grad_norm", "lr"}; `interruption.signal`, which is None unless a signal cut
     the run off.
     """
 
-    def __init__(self, model, dataset, collate, training: dict, seed: int, store: ResumeStore | None = None):
+    def __init__(self, model, dataset, collate, training: dict, seed: int, store: ResumeStore | None = None, zero=None):
         training = complete(training)
+        if zero is None:
+            leave_out()
+        self.zero = zero
         self.training, self.store, self.interruption = training, store, Interruption()
         self.history, self._pending = [], []
         self.rows = {}  # parameters of which only some rows are trained, with the mask of those rows
@@ -168,7 +178,7 @@ class RunTrainer(Trainer):
         folder = str(store.folder) if store else "."
         args = TrainingArguments(
             output_dir=folder,
-            per_device_train_batch_size=training["batch"],
+            per_device_train_batch_size=training["batch"] // (zero.size if zero else 1),
             gradient_accumulation_steps=training["accumulation"],
             num_train_epochs=training["epochs"],
             max_steps=training["max_steps"] or -1,
@@ -178,7 +188,9 @@ class RunTrainer(Trainer):
             learning_rate=training["lr"],
             seed=seed,
             data_seed=seed,
-            use_cpu=self._device == "cpu",
+            use_cpu=self._device == "cpu" and not zero,
+            deepspeed=zero.config if zero else None,
+            bf16=bool(zero and zero.storage == "bf16"),  # only DeepSpeed's integration reads it
             save_strategy="no",
             logging_strategy="no",
             logging_nan_inf_filter=False,
@@ -192,9 +204,10 @@ class RunTrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collate)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        self.add_callback(_Progress())
+        if zero is None or zero.first:
+            self.add_callback(_Progress())
         if store:
-            self.add_callback(_Saving(training["save_minutes"], training["save_steps"], self.interruption))
+            self.add_callback(_Saving(training["save_minutes"], training["save_steps"], self.interruption, zero))
 
     # What is minimised: subclasses say which terms there are.
 
@@ -214,28 +227,54 @@ class RunTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Accumulate the gradient of Σ weight · term over one micro-batch; returns the total as a detached scalar."""
         model.train()
-        inputs, total, values = self._prepare_inputs(inputs), 0.0, {}
+        inputs, total, values, share = self._prepare_inputs(inputs), 0.0, {}, 1.0
+        if self.zero:
+            inputs, share = self.zero.rows(inputs)
         for name, weight, term in self.terms(model, inputs):
             with autocast(self.training["weights"], self._device):
                 value = term()
             if value.requires_grad:
                 self.before_term(name)
-                (value * (weight / self.current_gradient_accumulation_steps)).backward()
+                self._backward(model, value * (weight * share / self.current_gradient_accumulation_steps))
                 self.after_term(name)
-            values[name] = value.detach().float()
+            values[name] = value.detach().float() * share
             total = total + weight * values[name]
         values["total"] = total
         self._micro.append(values)
         if len(self._micro) == self.current_gradient_accumulation_steps:
             self.before_step()
+            if self.zero:
+                model.step()  # clips, too; Trainer's own step of the optimiser does nothing then
         return total
+
+    def _backward(self, model, value):
+        if self.zero:
+            model.backward(value, scale_wrt_gas=False)
+        else:
+            value.backward()
+
+    def get_train_dataloader(self):
+        """The batches of one process, on every rank: `training_step` takes this rank's rows of each."""
+        if self.zero is None:
+            return super().get_train_dataloader()
+        from accelerate.data_loader import prepare_data_loader
+        from torch.utils.data import DataLoader
+
+        sampler = self._get_train_sampler(self.train_dataset)
+        batches = DataLoader(self.train_dataset, self.training["batch"], sampler=sampler, collate_fn=self.data_collator)
+        same = dict(num_processes=1, process_index=0, use_seedable_sampler=True, data_seed=self.args.data_seed)
+        return prepare_data_loader(batches, **same)
 
     # Watching: what a step gave, and whether it is still finite.
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
+        if self.zero:
+            norm = torch.tensor(norm if norm is not None else model.get_global_grad_norm(), device=self.args.device)
         names = list(self._micro[0])
         stacked = torch.stack([torch.stack([micro[name] for micro in self._micro]).mean() for name in names])
+        if self.zero:
+            stacked = self.zero.mean(stacked)
         self._micro.clear()
         step = self.state.global_step + 1
         self._pending.append((step, [*names, "grad_norm"], torch.cat([stacked, norm.detach().float().reshape(1)]), self._lr()))
@@ -302,6 +341,16 @@ class RunTrainer(Trainer):
             # The control flags are left as they were at the start: a saved "stop" would stop the resumed run, too.
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
+        def write_part(folder):
+            """What DeepSpeed does not save: the schedule, random states and counters."""
+            if self.zero.first:
+                torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")
+                self.state.save_to_json(str(folder / "trainer_state.json"))
+            self._save_rng_state(str(folder))
+
+        if self.zero:
+            self.zero.save(self.deepspeed, self.store, self.state.global_step, write_part, {"history": self.history})
+            return
         self.store.save(self.state.global_step, write, {"history": self.history})
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
@@ -316,7 +365,7 @@ class RunTrainer(Trainer):
         """Train to the end, from saved state where there is some; returns the step reached. Raises Diverged."""
         state, self._micro = None, []
         if self.store:
-            state, notes = self.store.latest()
+            state, notes = self.zero.in_turn(self.store.latest) if self.zero else self.store.latest()
             self.history = notes["history"] if state else []
         quiet()
         previous = transformers_logging.get_verbosity()
@@ -340,10 +389,10 @@ class UnlearnTrainer(RunTrainer):
     scripts.core.saliency.Mask of θ_0, or None; what lies outside it keeps its bits.
     """
 
-    def __init__(self, model, dataset, collate, training, seed, method, regularizer, reference, store=None, mask=None):
+    def __init__(self, model, dataset, collate, training, seed, method, regularizer, reference, store=None, mask=None, zero=None):
         if mask:
             mask.freeze(model)
-        super().__init__(model, dataset, collate, training, seed, store)
+        super().__init__(model, dataset, collate, training, seed, store, zero)
         self.mask, self._held, self._forget = mask, {}, {}
         if mask:
             self.rows.update(mask.rows(model))
