@@ -39,6 +39,17 @@ def arithmetic(spec, options, provenance) -> int:
     return 0
 
 
+def asked_rows(names: dict, rows: dict) -> dict:
+    """{split: (N, T)}, the rows whose distributions θ_0 is asked for: of retain chunks those that have a forget chunk."""
+    method, regularizer = (set(registry.constants(f"{room}s", name)["NEEDS"]) for room, name in names.items())
+    asks, found = {"distribution", "logits"}, {}
+    if method & asks:
+        found["forget"] = rows["forget"]
+    if regularizer & asks or (method & asks and "retain" in method):
+        found["retain"] = rows["retain1"][: len(rows["forget"])]
+    return found
+
+
 def program(argv) -> int:
     arguments = runs.parser(__doc__.splitlines()[0])
     arguments.add_argument("--target", type=runs.Path, required=True, help="run folder of the target model")
@@ -57,6 +68,7 @@ def program(argv) -> int:
     from torch.utils.data import DataLoader
 
     from scripts.core import batching, lora, models, saliency, trainer
+    from scripts.core.distributions import Plan
     from scripts.core.reference import Reference
     from scripts.core.resume import ResumeStore
 
@@ -68,7 +80,7 @@ def program(argv) -> int:
     zero = runs.sharding(options, settings, kind)
 
     def target():
-        model = models.load_model(checkpoint, kind, device)
+        model = models.load_model(checkpoint, kind, device, settings["attention"])
         if weights != "fp32":
             trainer.to_bf16_grid(model)
         return model
@@ -83,13 +95,17 @@ def program(argv) -> int:
     dataset = batching.ForgetRetainDataset(rows["forget"], rows.get("retain1"))
     loader = DataLoader(dataset, batch_size=settings["batch"], collate_fn=batching.collate, sampler=zero and zero.sampler(dataset))
     autocast = partial(trainer.autocast, weights, device)
+    asked = asked_rows(names, rows)
     reference = Reference.of(
         network,
         (batch["forget"] for batch in loader),
         needs,
         autocast,
-        zero.frozen(target()) if zero and zero.stage == 3 and needs & {"sequence_logprob", "model"} else None,
+        zero.frozen(target()) if zero and zero.stage == 3 and needs - {"retain"} else None,
         zero and zero.gathered,
+        settings["reference"],
+        settings["reference_k"],
+        None if zero else Plan(asked, settings["batch"], options.out, trainer.passes(settings, len(dataset))),
     )
     mask = None
     if settings["saliency"] != "none":
@@ -130,7 +146,17 @@ def program(argv) -> int:
         else:
             storage.write_json(folder / "diverged.json", {"status": status, "step": step})
 
-    runs.finish(options.out, provenance, write, step, status, history=training.history, chunks=len(dataset), device=device)
+    runs.finish(
+        options.out,
+        provenance,
+        write,
+        step,
+        status,
+        history=training.history,
+        chunks=len(dataset),
+        device=device,
+        **reference.facts,
+    )
     store.clear()
     return 0
 

@@ -22,6 +22,9 @@ NAMED = (
 )  # always part of a path; other keys only where they differ from the default
 
 
+SHORT = {"gradient_checkpointing": "recompute", "compile": "compiled"}
+
+
 @dataclass(frozen=True)
 class Run:
     """One model: `path` below the results folder, and its spec (parsed JSON)."""
@@ -219,7 +222,14 @@ def counted(chosen: dict, config: dict) -> set[str]:
         other = schema.get("only_with")
         return other is not None and values[other] == properties[other]["default"]
 
-    return {name for name, schema in properties.items() if not idle(schema)}
+    idle_keys = {name for name, schema in properties.items() if idle(schema)}
+    rooms = (("methods", chosen["method"]), ("regularizers", chosen["regularizer"]))
+    asked = {need for room, name in rooms for need in registry.constants(room, name).get("NEEDS", ())}
+    if not asked & {"distribution", "logits", "model"}:
+        idle_keys |= {"reference", "reference_k"}  # nothing of the target's distributions is kept
+    elif values["reference"] != "topk":
+        idle_keys.add("reference_k")
+    return properties.keys() - idle_keys
 
 
 PRUNED = [
@@ -233,6 +243,21 @@ PRUNED = [
     (
         "SURE chooses among the model's own weights; LoRA trains others",
         lambda cell: cell["training"].get("saliency") and cell["training"].get("parameters") == "lora",
+    ),
+    (
+        "the method reads the whole target model, which a table of its distributions does not hold",
+        lambda cell: cell["training"].get("reference") in ("cached", "topk") and "model" in needs(cell),
+    ),
+    (
+        "raw logits of the target can't be had from its most likely tokens",
+        lambda cell: cell["training"].get("reference") == "topk" and "logits" in needs(cell),
+    ),
+    (
+        "8-bit and paged optimisers write fp32 weights, and whole ones",
+        lambda cell: (
+            cell["training"].get("optimizer")
+            and (cell["training"]["weights"] != "fp32" or str(cell["training"].get("saliency")).startswith("row"))
+        ),
     ),
 ]
 
@@ -281,6 +306,10 @@ def setting(cell: dict) -> str:
     if "parameters" in training:
         targets = "" if training["lora_targets"] == "all" else f"-{training['lora_targets']}"
         parts.append(f"lora{training['rank']}-{number(training['lora_alpha'])}{targets}")
+    if "reference" in training:
+        parts.append(f"ref-{training['reference']}{training.get('reference_k', '')}")
+    parts += [short for name, short in SHORT.items() if training.get(name) is True]
+    parts += [training[name].replace("_", "-") for name in ("attention", "optimizer") if name in training]
     return "_".join(parts) or "default"
 
 

@@ -116,17 +116,37 @@ def load_tokenizer(source, padding_side="left"):
     return tokenizer
 
 
-def load_model(source, dtype="fp32", device="cpu"):
+def decoder_layers(model):
+    """The decoder's layers, the longest list of modules named `layers`. ValueError for a model without."""
+    found = [m for n, m in model.named_modules() if n.split(".")[-1] == "layers" and isinstance(m, torch.nn.ModuleList)]
+    if not found:
+        raise ValueError(f"model: {type(model).__name__} has no decoder layers; allowed: a decoder-only transformer")
+    return max(found, key=len)
+
+
+def check_attention(attention: str, device: str) -> None:
+    """ValueError when an attention kernel is not to be had here."""
+    from transformers.utils import is_flash_attn_2_available
+
+    if attention == "flash_attention_2" and not (device == "cuda" and is_flash_attn_2_available()):
+        raise ValueError(
+            "training.attention: 'flash_attention_2' is not to be had here; allowed: sdpa, eager "
+            "(it needs a GPU and the package flash-attn)"
+        )
+
+
+def load_model(source, dtype="fp32", device="cpu", attention="sdpa"):
     """The causal language model of a folder or hub id in a dtype ("bf16" or "fp32"), in evaluation mode, on a device.
 
-    Raises ValueError when it is not there, has no safetensors, or the hub can't be reached.
+    Raises ValueError when it is not there, has no safetensors, or the hub can't be reached, and for an attention kernel that isn't.
     """
     from transformers import AutoModelForCausalLM
 
     quiet()
+    check_attention(attention, device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(source), dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+            str(source), dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False, attn_implementation=attention
         )
     except (OSError, ValueError) as error:
         raise _missing(source, "model", error) from error

@@ -23,6 +23,7 @@ import torch
 
 WEIGHTS = ("bf16", "bf16_stochastic", "fp32")
 MOMENTS = ("bf16", "fp32")
+OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")
 BUCKET = 2**26  # elements that are widened to float32 together: bounds the extra memory of a step
 
 
@@ -186,3 +187,25 @@ class PrecisionAdamW(torch.optim.Optimizer):
         elif group["weights"] == "bf16_stochastic":
             for ordinal, p, w in zip(ordinals, params, wide[0], strict=True):
                 p.copy_(round_stochastically(w, group["seed"], group["count"], ordinal))
+
+
+def bitsandbytes_adamw(name: str, groups, **usual):
+    """bitsandbytes' AdamW for parameter groups: moments in 8 bits (blocks of 256; tensors below 4096 elements stay in float32)
+    and, when paged, in memory that moves between GPU and host. usual: lr, betas, eps.
+
+    The weights have to be float32 on a GPU. Raises ValueError otherwise, and for an unknown name. Source: Dettmers et al. 2022
+    (arXiv 2110.02861).
+    """
+    import bitsandbytes
+
+    known = {
+        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
+        "paged_adamw": bitsandbytes.optim.PagedAdamW32bit,
+        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
+    }
+    if name not in known:
+        raise ValueError(f"training.optimizer: {name!r} is not allowed; allowed: {', '.join(OPTIMIZERS)}")
+    parameters = [p for group in groups for p in group["params"]]
+    if any(p.dtype != torch.float32 or p.device.type != "cuda" for p in parameters):
+        raise ValueError(f"training.optimizer: {name!r} is not allowed here; allowed: adamw (it needs fp32 weights on a GPU)")
+    return known[name](groups, **usual)

@@ -25,8 +25,9 @@ from transformers.training_args import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from scripts.core import losses, saliency
-from scripts.core.models import quiet
-from scripts.core.optimizer import PrecisionAdamW
+from scripts.core.models import decoder_layers, quiet
+from scripts.core.optimizer import OPTIMIZERS, PrecisionAdamW, bitsandbytes_adamw
+from scripts.core.reference import KINDS
 from scripts.core.resume import Interruption, ResumeStore
 from scripts.core.zero import leave_out
 
@@ -51,11 +52,24 @@ DEFAULTS = {
     "rank": 8,
     "lora_alpha": 16.0,
     "lora_targets": "all",
+    "reference": "auto",
+    "reference_k": 64,
+    "gradient_checkpointing": False,
+    "attention": "sdpa",
+    "compile": False,
+    "optimizer": "adamw",
     "save_minutes": 10,
     "save_steps": None,
 }
 SCHEDULES = ("constant", "cosine", "linear")
-CHOICES = {"schedule": SCHEDULES, "saliency": ("none", "module", "row-fixed", "row-step"), "parameters": ("full", "lora")}
+CHOICES = {
+    "schedule": SCHEDULES,
+    "saliency": ("none", "module", "row-fixed", "row-step"),
+    "parameters": ("full", "lora"),
+    "reference": KINDS,
+    "attention": ("sdpa", "flash_attention_2", "eager"),
+    "optimizer": OPTIMIZERS,
+}
 RECORDS = 200  # points of the loss history that are kept
 
 
@@ -91,7 +105,18 @@ def complete(training: dict) -> dict:
             raise ValueError(f"training.{key}: {full[key]!r} is not allowed; allowed: at least 1")
     if full["moments"] == "auto":
         full["moments"] = "fp32" if full["weights"] == "fp32" else "bf16"
+    if full["optimizer"] != "adamw" and (full["weights"] != "fp32" or full["saliency"].startswith("row")):
+        raise ValueError(
+            f"training.optimizer: {full['optimizer']!r} is not allowed with weights {full['weights']!r} and saliency "
+            f"{full['saliency']!r}; allowed: adamw, or weights fp32 without a mask of rows"
+        )
     return full
+
+
+def passes(training: dict, rows: int) -> float:
+    """How often a completed training reads each of its rows."""
+    steps = training["max_steps"]
+    return training["epochs"] if steps is None else steps * training["batch"] * training["accumulation"] / rows
 
 
 def deterministic() -> None:
@@ -199,9 +224,14 @@ class RunTrainer(Trainer):
             remove_unused_columns=False,
             dataloader_pin_memory=self._device != "cpu",
             log_level="error",
+            activation_checkpointing=training["gradient_checkpointing"],
+            activation_checkpointing_kwargs={"use_reentrant": False},
         )
         args._n_gpu = min(1, args.n_gpu)  # never DataParallel: it would change the batch
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collate)
+        if training["compile"]:
+            for layer in decoder_layers(model):  # one layer is compiled, all share the code: seconds instead of minutes
+                layer.compile()
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         if zero is None or zero.first:
@@ -316,11 +346,14 @@ class RunTrainer(Trainer):
                 {"params": [p for n, p in named if n in decaying], "weight_decay": self.training["weight_decay"]},
                 {"params": [p for n, p in named if n not in decaying], "weight_decay": 0.0},
             ]
+            groups = [group for group in groups if group["params"]]
+            usual = {name: self.training[name] for name in ("lr", "eps")} | {"betas": tuple(self.training["betas"])}
+            if self.training["optimizer"] != "adamw":
+                self.optimizer = bitsandbytes_adamw(self.training["optimizer"], groups, **usual)
+                return self.optimizer
             self.optimizer = PrecisionAdamW(
-                [group for group in groups if group["params"]],
-                lr=self.training["lr"],
-                betas=tuple(self.training["betas"]),
-                eps=self.training["eps"],
+                groups,
+                **usual,
                 weights=self.training["weights"],
                 moments=self.training["moments"],
                 seed=self.args.seed,

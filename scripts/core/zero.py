@@ -62,6 +62,10 @@ class Zero:
             if value not in known:
                 raise ValueError(f"resources.{key}: {value!r} is not allowed; allowed: {', '.join(map(str, known))}")
         check_batch(training["batch"], self.ranks.size)
+        for key, allowed in (("reference", ("auto", "resident")), ("optimizer", ("adamw",)), ("compile", (False,))):
+            if training[key] not in allowed:
+                words = ", ".join(str(value).lower() for value in allowed)
+                raise ValueError(f"training.{key}: {training[key]!r} is not allowed on several GPUs; allowed: {words}")
         if training["saliency"].startswith("row"):
             raise ValueError("training.saliency: rows are chosen on one GPU only; allowed: resources.gpus 1, or module")
         if stage == 3 and (training["saliency"] != "none" or training["parameters"] == "lora"):

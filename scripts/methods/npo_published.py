@@ -19,7 +19,7 @@ PARAMETERS = {
         "description": "factor β on the difference of raw logits",
     },
 }
-NEEDS = ("model",)
+NEEDS = ("logits",)
 KIND = "training"
 
 

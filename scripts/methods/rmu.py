@@ -8,6 +8,8 @@ three matrices there, this one all of them. A regularizer comes on top. Source: 
 
 import torch
 
+from scripts.core.models import decoder_layers
+
 PARAMETERS = {
     "layer": {
         "type": ["integer", "null"],
@@ -37,14 +39,6 @@ KIND = "training"
 
 class _Reached(Exception):
     """Carries a layer's output out of a forward pass that need not go on."""
-
-
-def decoder_layers(model):
-    """The decoder's layers, the longest list of modules named `layers`. ValueError for a model without."""
-    found = [m for n, m in model.named_modules() if n.split(".")[-1] == "layers" and isinstance(m, torch.nn.ModuleList)]
-    if not found:
-        raise ValueError(f"method.layer: {type(model).__name__} has no decoder layers; allowed: a decoder-only transformer")
-    return max(found, key=len)
 
 
 def hidden_states(model, batch, layer):

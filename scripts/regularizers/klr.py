@@ -16,7 +16,7 @@ PARAMETERS = {
         "description": "weight α of the divergence on the retain set against the forget loss",
     },
 }
-NEEDS = ("model",)
+NEEDS = ("distribution",)
 KIND = "training"
 
 

@@ -20,7 +20,7 @@ PARAMETERS = {
         "description": "weight α of the term on the retain set against the forget loss",
     },
 }
-NEEDS = ("model",)
+NEEDS = ("logits",)
 KIND = "training"
 
 

@@ -229,3 +229,28 @@ def test_sure_with_lora_is_pruned():
     plan = plan_of(block(saliency=["none", "module"], parameters=["full", "lora"]))
     assert len([run for run in plan.runs.values() if run.stage == "unlearn"]) == 3
     assert any("SURE chooses" in reason for reason in plan.pruned)
+
+
+def test_how_the_reference_is_kept_counts_only_where_one_is():
+    found = paths(block(regularizer=["gdr", "klr"], reference=["auto", "cached", "topk"], reference_k=[8, 16], weights="fp32"))
+    name = "lr1e-5_fp32_ep5_a1"
+    assert sorted(found) == [
+        f"people/npo_gdr/{name}/seed0",
+        f"people/npo_klr/{name}/seed0",
+        f"people/npo_klr/{name}_ref-cached/seed0",
+        f"people/npo_klr/{name}_ref-topk16/seed0",
+        f"people/npo_klr/{name}_ref-topk8/seed0",
+    ]
+
+
+def test_kinds_of_reference_and_optimisers_that_make_no_sense_are_pruned():
+    config = copy.deepcopy(MICRO)
+    config["sweep"] = [
+        block(method=["npo_published", "rmu"], reference=["cached", "topk"]),
+        block(optimizer="adamw_8bit", weights=["bf16", "fp32"], compile=True),
+    ]
+    plan = grid.plan(configuration.resolve(config))
+    reasons = " ".join(plan.pruned)
+    assert "raw logits" in reasons and "whole target model" in reasons and "8-bit" in reasons and len(plan.pruned) == 4
+    found = [run.path for run in plan.runs.values() if run.stage == "unlearn"]
+    assert [path.split("/")[2] for path in found][-1].endswith("_compiled_adamw-8bit") and len(found) == 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scripts.core import losses, registry
-from scripts.core.reference import Reference
+from scripts.core.reference import KNOWN, Reference
 
 V = 7
 
@@ -205,7 +205,7 @@ def test_every_method_composes_with_every_regularizer(method, regularizer):
     model, (_, batch) = Toy(), example()
     for room, name in (("methods", method), ("regularizers", regularizer)):
         literals = registry.constants(room, name)
-        assert set(literals["NEEDS"]) <= {"sequence_logprob", "model", "retain", "reinforced"} and literals["__doc__"]
+        assert set(literals["NEEDS"]) <= {*KNOWN, "reinforced"} and literals["__doc__"]
         for schema in literals["PARAMETERS"].values():
             assert {"type", "default", "description"} <= set(schema)
     if registry.constants("methods", method)["KIND"] != "training":
