@@ -6,9 +6,11 @@ reason, never 0.
 K_s = M_s(unlearned) / M_s(target): the share of the target's knowledge that the unlearned model shows under scheme s.
 R_s = (M_s(unlearned) − M_full(unlearned)) / (M_s(target) − M_full(unlearned)): the share of what was forgotten that
   scheme s gives back.
+Of a perplexity M is −NLL, the log-likelihood per token, and there is R alone: a log-likelihood has no zero for K.
 PrivLeak = (AUC(unlearned) − AUC(retrain)) / AUC(retrain), AUC of Min-40 % between forget and holdout texts; retrain
   at full precision.
-Seeds are pooled in rows of their own (seed "all"): R and K there are ratios of means over seeds.
+Seeds are pooled in rows of their own (seed "all"): R and K there are ratios of means over seeds, a perplexity is that of the
+mean NLL.
 """
 
 import argparse
@@ -23,13 +25,17 @@ import numpy as np
 from scripts.core import statistics, tables
 from scripts.core.storage import read_json
 
-SCORE_KEYS = ("score", "rougeL", "acc")
+SCORE_KEYS = ("score", "rougeL", "acc", "nll")
+RECOVERED = ("verbmem", "knowmem", "perplexity")
 PRIVLEAK_SCORE = "Min-40%"
 ONE, MANY = "samples", "seeds, then samples"
 
 
 def load(cell: dict, results: Path) -> dict:
-    """One cell's score: {"row": table row, "value": 0…1 or None, "replicates": (resamples,) or None, "scores", "texts"}."""
+    """One cell's score: {"row": table row, "value", "replicates": (resamples,), "texts"}, None where there is none.
+
+    `value` and its replicates are in the unit in which scores are averaged and compared: 0…1, or nats per token of a perplexity.
+    """
     row = {name: cell.get(name, "") for name in tables.SCORES[:12]}
     row |= {axis_column(name): flat(value) for name, value in (cell.get("axes") or {}).items()}
     row |= {
@@ -41,7 +47,7 @@ def load(cell: dict, results: Path) -> dict:
         "interval": "",
         "seeds": 1,
     }
-    found = {"row": row, "value": None, "replicates": None, "scores": None, "texts": None}
+    found = {"row": row, "value": None, "replicates": None, "texts": None}
     path = results / cell["run"] / "eval" / cell["scheme"] / f"{cell['metric']}.json"
     if not path.exists():
         return found | {"row": row | state("missing", f"no {path.relative_to(results)}")}
@@ -61,20 +67,21 @@ def load(cell: dict, results: Path) -> dict:
     if not isinstance(value, int | float) or not math.isfinite(value):
         return found | {"row": row | state("not finite", f"value is {value}")}
     row |= state("ok", "") | {"value": value, "n": content.get("n")}
-    scores = per_sample(content)
-    if scores is None or not np.isclose(scores.mean() * 100, value, atol=1e-6):
+    found["value"] = math.log(value) if cell["kind"] == "perplexity" else value / 100
+    scores, weights = per_sample(content)
+    if scores is None or not np.isclose(shown(row, np.average(scores, weights=weights)), value, atol=1e-6):
         row["reason"] = "no interval: the value is not the mean of its samples"
-        return found | {"row": row, "value": value / 100}
+        return found
     row["n"] = len(scores)
     if len(scores) < 2:
         row["reason"] = "no interval: one sample"
-        return found | {"row": row, "value": value / 100}
-    return found | {
-        "row": row,
-        "value": value / 100,
-        "scores": scores,
-        "replicates": statistics.mean_replicates(scores),
-    }
+        return found
+    return found | {"replicates": statistics.mean_replicates(scores, weights)}
+
+
+def shown(row: dict, mean: float) -> float:
+    """A mean as the tables show it: ×100, or the perplexity of nats per token."""
+    return float(np.exp(mean)) if row["kind"] == "perplexity" else 100 * float(mean)
 
 
 def state(status: str, reason: str) -> dict:
@@ -112,17 +119,18 @@ def divergence(run: Path) -> str:
     return f"diverged at step {step}" if step is not None else "diverged"
 
 
-def per_sample(content: dict) -> np.ndarray | None:
-    """(n,) per-sample scores in 0…1, or None when samples carry no finite score."""
+def per_sample(content: dict) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(n,) scores of samples, in 0…1 or nats, None when samples carry no finite score; and their weights, None where equal."""
     samples = content.get("samples")
     if not isinstance(samples, list) or not samples or not isinstance(samples[0], dict):
-        return None
+        return None, None
     name = next((name for name in SCORE_KEYS if name in samples[0]), None)
     try:
         scores = np.array([sample[name] for sample in samples], dtype=float)
+        weights = np.array([sample["tokens"] for sample in samples], dtype=float) if name == "nll" else None
     except (KeyError, TypeError, ValueError):
-        return None
-    return scores if np.isfinite(scores).all() else None
+        return None, None
+    return (scores, weights) if np.isfinite(scores).all() else (None, None)
 
 
 def passages(content: dict) -> tuple[np.ndarray, np.ndarray] | None:
@@ -177,10 +185,10 @@ def add_privleak(loaded: list[dict]) -> None:
 
 
 def fill_interval(cell: dict, name: str) -> None:
-    """Write a cell's interval into its row, ×100."""
+    """Write a cell's interval into its row."""
     if cell["replicates"] is not None:
-        low, high = statistics.interval(cell["replicates"])
-        cell["row"] |= {"low": 100 * low, "high": 100 * high, "interval": name}
+        low, high = (shown(cell["row"], bound) for bound in statistics.interval(cell["replicates"]))
+        cell["row"] |= {"low": low, "high": high, "interval": name}
 
 
 def pooled(loaded: list[dict]) -> list[dict]:
@@ -199,19 +207,15 @@ def merge(group: list[dict]) -> dict:
     row |= {"value": None, "low": None, "high": None, "n": None, "interval": "", "reason": "; ".join(absent)}
     row["seeds"] = len(usable)
     row["split"] = next((cell["row"]["split"] for cell in group if cell["row"]["split"]), "")
-    cell = {"row": row, "value": None, "replicates": None, "scores": None, "texts": None, "seeds": usable}
+    cell = {"row": row, "value": None, "replicates": None, "texts": None, "seeds": usable}
     if not usable:
         states = {cell["row"]["status"] for cell in group}
         row["status"] = states.pop() if len(states) == 1 else "missing"
         return cell
     bits = [cell["row"].get("bits_per_weight") for cell in usable]
-    row |= {
-        "status": "ok",
-        "value": 100 * float(np.mean([cell["value"] for cell in usable])),
-        "n": usable[0]["row"]["n"],
-    }
+    cell["value"] = float(np.mean([cell["value"] for cell in usable]))
+    row |= {"status": "ok", "value": shown(row, cell["value"]), "n": usable[0]["row"]["n"]}
     row["bits_per_weight"] = float(np.mean(bits)) if all(isinstance(b, int | float) for b in bits) else None
-    cell["value"] = row["value"] / 100
     if len({cell["row"]["n"] for cell in usable}) > 1:
         row["reason"] = "; ".join([*absent, "no interval: seeds have different numbers of samples"])
     elif all(cell["replicates"] is not None for cell in usable):
@@ -222,7 +226,7 @@ def merge(group: list[dict]) -> dict:
 
 
 def recovery(loaded: list[dict]) -> list[dict]:
-    """Rows of K and R for every unlearned run (and pool of seeds), scheme, and VerbMem or KnowMem metric on the forget set."""
+    """Rows of K and R for every unlearned run (and pool of seeds), scheme, and metric in RECOVERED on the forget set."""
     cells = {(c["row"]["run"], c["row"]["scheme"], c["row"]["metric"]): c for c in loaded}
     targets = {}
     for cell in loaded:
@@ -234,7 +238,7 @@ def recovery(loaded: list[dict]) -> list[dict]:
     rows = []
     for cell in loaded:
         row = cell["row"]
-        forget = row["kind"] in ("verbmem", "knowmem") and row["split"] == "forget"
+        forget = row["kind"] in RECOVERED and row["split"] == "forget"
         if row["method"] not in tables.REFERENCES and forget:
             full = cells.get((row["run"], "full", row["metric"]))
             rows.append(recovery_row(cell, full, targets.get((row["corpus"], row["scheme"], row["metric"]))))
@@ -277,6 +281,8 @@ def lacking(*parts: tuple[str, dict | None]) -> str:
 
 def retained(cell: dict, target: dict):
     """(K, low, high, reason)."""
+    if cell["row"]["kind"] == "perplexity":
+        return None, None, None, "undefined: a log-likelihood has no zero from which a share could be taken"
     return statistics.ratio(cell["value"], target["value"], cell["replicates"], target["replicates"], "the target's score")
 
 
@@ -286,13 +292,13 @@ def recovered(cell: dict, full: dict, target: dict):
         return None, None, None, "undefined: full precision was scored on another number of samples"
     if [c["row"]["seed"] for c in cell.get("seeds", [])] != [c["row"]["seed"] for c in full.get("seeds", [])]:
         return None, None, None, "undefined: full precision has values for other seeds"
-    above, below = cell["value"] - full["value"], target["value"] - full["value"]
-    above_replicates, below_replicates = (
-        cell["replicates"] - full["replicates"],
-        target["replicates"] - full["replicates"],
-    )
+    nats = cell["row"]["kind"] == "perplexity"
+    sign = -1 if nats else 1  # an NLL falls as knowledge comes back
+    above, below = (sign * (one["value"] - full["value"]) for one in (cell, target))
+    above_replicates, below_replicates = (sign * (one["replicates"] - full["replicates"]) for one in (cell, target))
     name = "target under the scheme minus unlearned at full precision"
-    return statistics.ratio(above, below, above_replicates, below_replicates, name)
+    name += ", in nats per token," if nats else ""
+    return statistics.ratio(above, below, above_replicates, below_replicates, name, unit=1 if nats else 100)
 
 
 def aggregate(cells: list[dict], results) -> dict:

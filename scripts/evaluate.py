@@ -16,14 +16,21 @@ from scripts.core.provenance import Provenance
 from scripts.core.storage import digest, read_json, write_json
 
 
-def settings(entry: dict) -> dict:
-    """A metric's settings with defaults filled in, without `kind`; ValueError for an unknown name."""
+def settings(entry: dict, corpus: dict | None = None) -> dict:
+    """A metric's settings with defaults filled in, without `kind`; ValueError for an unknown name.
+
+    A null whose parameter names a key of the corpus's settings (`corpus`) is filled in from there.
+    """
     known = registry.parameters("metrics", entry["kind"])
     given = {name: value for name, value in entry.items() if name != "kind"}
     for name in given:
         if name not in known:
             raise ValueError(f"metrics: {name!r} is not a setting of {entry['kind']}; {registry.nearest(name, known)}")
-    return {name: parameter["default"] for name, parameter in known.items()} | given
+    filled = {name: parameter["default"] for name, parameter in known.items()} | given
+    for name, parameter in known.items():
+        if filled[name] is None and "corpus" in parameter:
+            filled[name] = (corpus or {}).get(parameter["corpus"])
+    return filled
 
 
 class Job:
@@ -40,7 +47,7 @@ class Job:
         self.metrics = {}
         for name, entry in self.spec["metrics"].items():
             kind = registry.require("metrics", entry.get("kind", name), f"{path}: metrics.{name}.kind")
-            chosen = settings(entry | {"kind": kind})
+            chosen = settings(entry | {"kind": kind}, self.spec.get("corpus"))
             version = registry.constants("metrics", kind)["VERSION"]
             decides = [self.outcome, manifest, self.scheme, kind, chosen, version]
             content = {"metric": name, "kind": kind, "version": version, "settings": chosen}

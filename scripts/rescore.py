@@ -1,10 +1,10 @@
 """Every score again from recorded texts and numbers, without a model: `python -m scripts.rescore FILE…`.
 
 Reads metric files of this project, and files with one entry per metric (knowmem_f, knowmem_r, verbmem_f, privleak). For
-each metric one JSON line goes to stdout: file, metric, n, mean (0…1; for PrivLeak the AUC of Min-40 %), and
-max_abs_diff, the largest difference from anything recorded that follows from the rest: scores of samples, means, AUCs,
-value. Recorded bootstrap intervals are not among these, as their random draws are not recorded. Exit status: 0, 1 when
-a difference is above 1e-9, 2 when a file can't be read.
+each metric one JSON line goes to stdout: file, metric, n, mean (0…1; for PrivLeak the AUC of Min-40 %, for a perplexity
+its logarithm), and max_abs_diff, the largest difference from anything recorded that follows from the rest: scores of
+samples, means, AUCs, value. Recorded bootstrap intervals are not among these, as their random draws are not recorded.
+Exit status: 0, 1 when a difference is above 1e-9, 2 when a file can't be read.
 """
 
 import argparse

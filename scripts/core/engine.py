@@ -29,6 +29,11 @@ class Engine:
         """Token ids of each text; with `special`, what the tokenizer puts around a text (BOS)."""
         return self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"] if texts else []
 
+    @property
+    def bos(self) -> list[int]:
+        """The token that begins a text, as a list; empty where the tokenizer has none."""
+        return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+
     def decode(self, ids: list[list[int]]) -> list[str]:
         """Texts of token ids, without special tokens."""
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -64,12 +69,15 @@ class Engine:
 
         Texts are cut to max_tokens tokens (BOS included), and to the model's positions.
         """
+        limit = min((n for n in (max_tokens, self.positions) if n), default=None)
+        return self.token_logprobs([one[:limit] for one in self.encode(texts)])
+
+    def token_logprobs(self, ids: list[list[int]]) -> list:
+        """The same for texts that are token ids already, none longer than the model's positions."""
         from scripts.core.logprob import token_logprobs
 
-        limit = min((n for n in (max_tokens, self.positions) if n), default=None)
-        ids = [one[:limit] for one in self.encode(texts)]
         pad = self.tokenizer.pad_token_id or 0
-        with self._bar(len(texts), "log-probabilities") as bar:
+        with self._bar(len(ids), "log-probabilities") as bar:
             return token_logprobs(self.model, ids, self.batch_tokens, pad, bar.update)
 
     def _bar(self, total: int, what: str):

@@ -34,11 +34,19 @@ def counts(n: int, stream: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     return drawn
 
 
-def mean_replicates(scores) -> np.ndarray:
-    """(resamples,) bootstrap means of `scores` (n,), in the scores' unit."""
+def mean_replicates(scores, weights=None) -> np.ndarray:
+    """(resamples,) bootstrap means of `scores` (n,), in the scores' unit; with `weights` (n,) Σwx/Σw of each resample."""
     scores = np.asarray(scores, dtype=float)
-    drawn, step = counts(len(scores)), max(1, BLOCK // len(scores))
-    return np.concatenate([drawn[i : i + step].astype(float) @ scores for i in range(0, len(drawn), step)]) / len(scores)
+    if weights is None:
+        return sum_replicates(scores) / len(scores)
+    weights = np.asarray(weights, dtype=float)
+    return sum_replicates(weights * scores) / sum_replicates(weights)
+
+
+def sum_replicates(values: np.ndarray) -> np.ndarray:
+    """(resamples,) bootstrap sums of `values` (n,)."""
+    drawn, step = counts(len(values)), max(1, BLOCK // len(values))
+    return np.concatenate([drawn[i : i + step].astype(float) @ values for i in range(0, len(drawn), step)])
 
 
 def wins(forget, holdout) -> np.ndarray:
@@ -81,17 +89,20 @@ def interval(replicates, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def ratio(above: float, below: float, above_replicates, below_replicates, name: str = "the denominator"):
+def ratio(above: float, below: float, above_replicates, below_replicates, name: str = "the denominator", unit: float = 100):
     """(value, low, high, reason) of above / below, paired; value, low and high are None where the ratio means nothing.
 
     It means nothing where the denominator is not clearly positive: at most EPS, or with an interval that reaches EPS. The few
-    replicates (less than 2.5 %) whose denominator is not positive are left out of an interval.
+    replicates (less than 2.5 %) whose denominator is not positive are left out of an interval. The reason tells the denominator
+    times `unit`.
     """
     below_replicates = np.asarray(below_replicates, dtype=float)
+    digits = 1 if unit == 100 else 3
     if not below > EPS:
-        return None, None, None, f"undefined: {name} is {100 * below:.1f}, not positive"
+        return None, None, None, f"undefined: {name} is {unit * below:.{digits}f}, not positive"
     low, high = interval(below_replicates)
     if not low > EPS:
-        return None, None, None, f"undefined: the interval of {name} holds 0 ({100 * low:.1f} to {100 * high:.1f})"
+        bounds = f"{unit * low:.{digits}f} to {unit * high:.{digits}f}"
+        return None, None, None, f"undefined: the interval of {name} holds 0 ({bounds})"
     safe = np.where(below_replicates > EPS, below_replicates, np.nan)
     return above / below, *interval(np.asarray(above_replicates, dtype=float) / safe), ""

@@ -43,7 +43,7 @@ GROUP = [
 ]  # what the seeds of one cell have in common
 POOLED = "all"
 REFERENCES = ("target", "retrain")
-TITLES = {"verbmem": "VerbMem", "knowmem": "KnowMem", "privleak": "PrivLeak"}
+TITLES = {"verbmem": "VerbMem", "knowmem": "KnowMem", "privleak": "PrivLeak", "perplexity": "Perplexity"}
 
 
 def frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:
