@@ -14,6 +14,7 @@ from scripts.core import sweep
 from scripts.core.config import billions
 
 STORED = {"bf16": 2, "fp32": 4}  # bytes per weight
+DELTA = {"bf16": 0.2, "bf16_stochastic": 0.4, "fp32": 0.4}  # of that, as a difference from the target: docs/checkpoints.md
 TRAINER_STATE = {"bf16": 2 + 2 + 2, "fp32": 4 + 4 + 4}  # bytes per weight of a resumable state: weights and two moments
 EVALUATION_SHARE = 0.1  # of a training's time, per scheme, where nothing was measured
 KINDS = ("base", "target", "retrain", "reinforced", "unlearn", "quantize", "evaluate")
@@ -72,7 +73,9 @@ def disk(plan) -> tuple[float, float]:
         weights = billions(plan.config["corpora"][run.corpus]["model"]) * 1e9
         training = run.spec.get("training", {"store": "bf16", "weights": "fp32"})
         if plan.config["keep_checkpoints"] != "until_evaluated" or run.stage != "unlearn":
-            kept += weights * STORED[training.get("store", "bf16")]
+            as_delta = run.stage == "unlearn" and plan.config["store_checkpoints"] == "delta"
+            share = DELTA[training.get("weights", "fp32")] if as_delta else 1
+            kept += weights * STORED[training.get("store", "bf16")] * share
         if "weights" in training:
             state = max(state, weights * TRAINER_STATE["fp32" if training["weights"] == "fp32" else "bf16"])
     return kept, state
@@ -104,7 +107,7 @@ def main(argv=None) -> int:
     gpus = plan.config["resources"]["gpus"]
     print(f"\njob hours: {total:.1f}" + (f" ({gpus} GPU per training, 1 per evaluation)" if gpus else " (no GPU asked for)"))
     print(
-        f"disk: {kept / 1e9:.2f} GB of checkpoints kept ({plan.config['keep_checkpoints']}),"
+        f"disk: {kept / 1e9:.2f} GB of checkpoints kept ({plan.config['keep_checkpoints']}, {plan.config['store_checkpoints']}),"
         f" and up to {state / 1e9:.2f} GB per running training"
     )
     return 0

@@ -15,7 +15,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from scripts.core import registry, storage
+from scripts.core import delta, registry, storage
 from scripts.core.provenance import Provenance
 
 
@@ -73,8 +73,9 @@ def peak_gb(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | None = None) -> dict:
-    """Make the folder `out` whole; returns the content of its quantization.json."""
+def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | None = None, checkpoint: Path | None = None) -> dict:
+    """Make the folder `out` whole; returns the content of its quantization.json. checkpoint: default <run>/checkpoint."""
+    checkpoint = checkpoint or run / "checkpoint"
     kind = registry.require("quantizers", scheme["kind"], "scheme.kind")
     facts = registry.constants("quantizers", kind)
     if not facts["ARTIFACT"]:
@@ -86,8 +87,13 @@ def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | Non
         with storage.whole_folder(out) as folder:
             storage.write_json(folder / "quantization.json", content)
         return content
+    if facts["ENVIRONMENT"] != "train" and delta.is_packed(checkpoint):
+        raise ValueError(
+            f"checkpoint: {str(checkpoint)!r} keeps weights as a difference, which {kind} can't read; "
+            "allowed: --checkpoint FOLDER, made by python -m scripts.export RUN FOLDER"
+        )
     plugin = registry.load("quantizers", kind)
-    plugin.check(scheme, storage.read_json(run / "checkpoint" / "config.json"))
+    plugin.check(scheme, storage.read_json(checkpoint / "config.json"))
     device = device or pick_device(kind, facts["HARDWARE"])
     windows, calibration = [], None
     if "calibration" in facts["PARAMETERS"]:
@@ -95,17 +101,17 @@ def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | Non
 
         from scripts.core.calibration import sample
 
-        windows, calibration = sample(scheme, corpus, AutoTokenizer.from_pretrained(str(run / "checkpoint")))
+        windows, calibration = sample(scheme, corpus, AutoTokenizer.from_pretrained(str(checkpoint)))
     from scripts.quantizers import _artifact
 
     with storage.whole_folder(out) as folder:
         started = time.monotonic()
-        plugin.quantize(run / "checkpoint", scheme, windows, folder, device)
+        plugin.quantize(checkpoint, scheme, windows, folder, device)
         seconds = round(time.monotonic() - started, 2)
         content = {
             "status": "ok",
             "scheme": scheme,
-            **_artifact.measure(run / "checkpoint", folder),
+            **_artifact.measure(checkpoint, folder),
             "seconds": seconds,
             "peak_gb": round(peak_gb(device), 3),
             "device": device,
@@ -130,6 +136,7 @@ def main(argv=None) -> int:
     parser.add_argument("--corpus", type=Path, required=True, help="corpus folder (calibration text)")
     parser.add_argument("--scheme", type=Path, required=True, help="scheme file: {'scheme': {'kind': …, parameters}}")
     parser.add_argument("--out", type=Path, required=True, help="folder that is written")
+    parser.add_argument("--checkpoint", type=Path, help="folder with its whole weights (default: RUN/checkpoint)")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one and the scheme can use it")
     options = parser.parse_args(argv)
     try:
@@ -139,7 +146,7 @@ def main(argv=None) -> int:
             raise ValueError(f"scheme: {options.scheme} has no kind; allowed: {', '.join(registry.names('quantizers'))}")
         registry.require("quantizers", scheme["kind"], "scheme.kind")
         defaults = {k: v["default"] for k, v in registry.parameters("quantizers", scheme["kind"]).items()}
-        done = quantize(options.run, options.corpus, {**defaults, **scheme}, options.out, options.device)
+        done = quantize(options.run, options.corpus, {**defaults, **scheme}, options.out, options.device, options.checkpoint)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

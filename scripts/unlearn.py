@@ -35,7 +35,7 @@ def arithmetic(spec, options, provenance) -> int:
     def write(folder):
         module.combine(options.target / "checkpoint", options.reinforced / "checkpoint", folder, **settings, **parameters)
 
-    runs.finish(options.out, provenance, write, 0)
+    runs.finish(options.out, provenance, write, 0, target=kept_from(options))
     return 0
 
 
@@ -50,10 +50,17 @@ def asked_rows(names: dict, rows: dict) -> dict:
     return found
 
 
+def kept_from(options):
+    """The checkpoint that the weights are kept as a difference from, or None where they are kept whole."""
+    return options.target / "checkpoint" if options.store_checkpoints == "delta" else None
+
+
 def program(argv) -> int:
     arguments = runs.parser(__doc__.splitlines()[0])
     arguments.add_argument("--target", type=runs.Path, required=True, help="run folder of the target model")
     arguments.add_argument("--reinforced", type=runs.Path, help="run folder of the reinforced model, for methods that need it")
+    how = "weights are kept whole (default), or as a difference from the target"
+    arguments.add_argument("--store-checkpoints", choices=("full", "delta"), default="full", help=how)
     options = arguments.parse_args(argv)
     spec = runs.read_spec(options.spec, ("unlearn",))
     provenance = Provenance(spec)
@@ -146,17 +153,8 @@ def program(argv) -> int:
         else:
             storage.write_json(folder / "diverged.json", {"status": status, "step": step})
 
-    runs.finish(
-        options.out,
-        provenance,
-        write,
-        step,
-        status,
-        history=training.history,
-        chunks=len(dataset),
-        device=device,
-        **reference.facts,
-    )
+    record = dict(history=training.history, chunks=len(dataset), device=device, **reference.facts)
+    runs.finish(options.out, provenance, write, step, status, kept_from(options), **record)
     store.clear()
     return 0
 

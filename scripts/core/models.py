@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from scripts.core import storage
+from scripts.core import checkpoints, delta, storage
 
 SPECIALS = ("<pad>", "<s>", "</s>")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -140,14 +140,12 @@ def load_model(source, dtype="fp32", device="cpu", attention="sdpa"):
 
     Raises ValueError when it is not there, has no safetensors, or the hub can't be reached, and for an attention kernel that isn't.
     """
-    from transformers import AutoModelForCausalLM
-
     quiet()
     check_attention(attention, device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(source), dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False, attn_implementation=attention
-        )
+        model = checkpoints.causal_lm(source, dtype=DTYPES[dtype], attn_implementation=attention)
+    except delta.DeltaError:
+        raise
     except (OSError, ValueError) as error:
         raise _missing(source, "model", error) from error
     return model.to(device)
@@ -177,11 +175,17 @@ def save_checkpoint(model, tokenizer, folder, dtype="bf16", state=None) -> None:
 
 
 def weights_digest(folder) -> str:
-    """Digest of all safetensors files of a checkpoint folder and below, by name and content. ValueError when there is none."""
-    files = sorted(Path(folder).rglob("*.safetensors"))
-    if not files:
+    """Digest of all safetensors files of a checkpoint folder and below, by name and content. ValueError when there is none.
+
+    Weights kept as a difference have the digest of the whole files.
+    """
+    found = {}
+    for path in sorted(Path(folder).rglob("*.safetensors")):
+        whole = {path.name: storage.file_digest(path)} if path.name != delta.FILE else delta.Delta(path.parent).digests()
+        found |= {(path.parent / name).relative_to(folder).as_posix(): digest for name, digest in whole.items()}
+    if not found:
         raise ValueError(f"{folder}: no *.safetensors file; allowed: a checkpoint folder with weights")
-    return storage.digest({path.relative_to(folder).as_posix(): storage.file_digest(path) for path in files})
+    return storage.digest(found)
 
 
 def copy_checkpoint(source, folder) -> None:

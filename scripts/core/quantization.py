@@ -5,10 +5,10 @@ whatever is tied to the embeddings). Embeddings and norms are never quantized. t
 because `check` of each scheme runs on login nodes.
 """
 
-import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
+
+from scripts.core import checkpoints, delta
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
@@ -52,17 +52,17 @@ def check_hardware(kind: str, hardware: list[str], gpus: int, key: str) -> None:
 
 def tensors_on_disk(checkpoint) -> dict[str, dict]:
     """Headers of all tensors in a checkpoint's safetensors files: {name: {"dtype", "shape", …}}; nothing else is
-    read.
+    read. Where weights are kept as a difference, those of the files that it stands for.
     """
     place = Path(checkpoint)
+    if delta.is_packed(place):
+        return delta.Delta(place).headers
     files = [place] if place.suffix == ".safetensors" else sorted(place.glob("*.safetensors"))
     if not files:
         raise ValueError(f"checkpoint: {str(checkpoint)!r} holds no *.safetensors; allowed: a folder with safetensors weights")
     headers = {}
     for path in files:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            headers |= json.loads(file.read(length))
+        headers |= delta.header(path)[1]
     headers.pop("__metadata__", None)
     return headers
 
@@ -82,14 +82,11 @@ def load_model(checkpoint, device, quantization_config=None):
     their stored type, so that a model trained in fp32 is not rounded to bf16 before it is quantized.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     stored = stored_dtype(checkpoint)
     dtype = torch.float32 if torch.device(device).type == "cpu" else getattr(torch, stored)
     extra = {} if quantization_config is None else {"quantization_config": quantization_config}
-    model = AutoModelForCausalLM.from_pretrained(
-        str(checkpoint), dtype=dtype, device_map={"": str(device)}, use_safetensors=True, **extra
-    )
+    model = checkpoints.causal_lm(checkpoint, dtype=dtype, device_map={"": str(device)}, **extra)
     model.stored_bits = BITS[stored]  # read by `report`
     return model.eval().requires_grad_(False)
 

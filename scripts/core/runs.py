@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from scripts.core import storage
+from scripts.core import delta, storage
 from scripts.core.provenance import Provenance
 
 
@@ -80,14 +80,20 @@ def inputs_digest(spec: dict, corpus, *runs, zero=None) -> str:
     return storage.digest([*parts, zero.layout] if zero else parts)
 
 
-def finish(out, provenance: Provenance, write, step: int, status="done", **record) -> dict:
-    """Write checkpoint/ through `write(folder)`, then run.json, then outcome.json, last; returns the outcome."""
+def finish(out, provenance: Provenance, write, step: int, status="done", target=None, **record) -> dict:
+    """Write checkpoint/ through `write(folder)`, then run.json, then outcome.json, last; returns the outcome.
+
+    target: checkpoint folder that the weights are kept as a difference from (scripts/core/delta.py); None keeps them whole.
+    """
     from scripts.core.models import weights_digest
 
-    out = Path(out)
+    out, weights = Path(out), None
     with storage.whole_folder(out / "checkpoint") as folder:
         write(folder)
-    weights = weights_digest(out / "checkpoint") if status == "done" else None
+        if status == "done":
+            weights = weights_digest(folder)
+            if target is not None:
+                record["checkpoint_bytes"] = delta.pack(folder, target)
     outcome = {"status": status, "weights": weights, "spec": provenance.spec, "step": step}
     storage.write_json(out / "run.json", provenance.record(status=status, step=step, **record))
     storage.write_json(out / "outcome.json", outcome)

@@ -36,19 +36,26 @@ def read_json(path):
         raise ValueError(f"{path} is not readable as JSON: {error}") from error
 
 
-def write_text(path, text: str) -> None:
-    """Write `text` to `path` through a synced temporary sibling and a rename."""
+@contextmanager
+def whole_file(path):
+    """Yield a binary file beside `path` that is synced and becomes `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(partial, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path, text: str) -> None:
+    """Write `text` to `path` through a synced temporary sibling and a rename."""
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path, content) -> None:

@@ -98,7 +98,7 @@ def place(tokenizer, tmp_path):
     return tmp_path
 
 
-def program(place, method="ga", regularizer="none", training=TRAINING, reinforced=False, **parameters):
+def program(place, method="ga", regularizer="none", training=TRAINING, reinforced=False, store="full", **parameters):
     """(exit code, run folder) of scripts.unlearn."""
     spec = {"stage": "unlearn", "run": "c/x/s/seed0", "seed": 0, "corpus": {"name": "c", "max_length": 16}, "model": {}}
     spec |= {"method": {"name": method, **parameters}, "regularizer": {"name": regularizer}, "training": training}
@@ -106,7 +106,7 @@ def program(place, method="ga", regularizer="none", training=TRAINING, reinforce
     extra = ["--reinforced", str(place / "reinforced")] if reinforced else []
     paths = {"--spec": "run/spec.json", "--corpus": "corpus", "--target": "target", "--out": "run"}
     arguments = [word for key, value in paths.items() for word in (key, str(place / value))]
-    return unlearn.main([*arguments, *extra]), place / "run"
+    return unlearn.main([*arguments, *extra, "--store-checkpoints", store]), place / "run"
 
 
 def tensors(folder):
@@ -144,6 +144,23 @@ def test_arithmetic_methods_are_runs_like_any_other(place, capfd):
         assert code == 0 and outcome["status"] == "done" and outcome["step"] == 0
     assert storage.read_json(run / "checkpoint/pair.json") == {"alpha": 0.5}
     assert program(place, "whp", training={})[0] == 2 and "--reinforced: missing" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["ga", "task_vector", "whp"])
+def test_the_outcome_is_the_same_however_weights_are_kept(place, method):
+    """Also where a checkpoint holds two models; the difference loads as the whole checkpoint does."""
+    training = {"ga": TRAINING | {"store": "bf16"}, "task_vector": {"store": "bf16"}, "whp": {}}[method]
+    found = []
+    for store in ("full", "delta"):
+        code, run = program(place, method, training=training, reinforced=method != "ga", store=store)
+        assert code == 0
+        found.append((storage.read_json(run / "outcome.json"), models.weights_digest(run / "checkpoint"), tensors(run)))
+    assert found[0][:2] == found[1][:2] and found[0][0]["weights"] == found[0][1]
+    assert all(torch.equal(found[1][2][name], tensor) for name, tensor in found[0][2].items())
+    names = {path.name for path in (run / "checkpoint").rglob("*.safetensors")}
+    assert names == {"delta.safetensors"}
+    sizes = storage.read_json(run / "run.json")["checkpoint_bytes"]
+    assert sizes["stored"] == sum(path.stat().st_size for path in (run / "checkpoint").rglob("*.safetensors"))
 
 
 def test_targets_that_match_nothing_end_the_program_with_one_line(place, capfd):

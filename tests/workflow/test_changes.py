@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from scripts.core import registry
+from scripts.core import isolation, registry
 
 # What is made anew whenever the table of cells grows: the table, the scores, the figures that are drawn from them.
 AFTERWARDS = ("all", "aggregate", "draw_", "sweep")
@@ -73,6 +73,23 @@ def test_dates_change_nothing(grown):
         assert (grown.results / "people/target/checkpoint").is_dir(), program
     os.utime(grown.results / "people/target/checkpoint")
     assert new(grown) == {}
+
+
+def test_keeping_weights_another_way_changes_nothing(grown):
+    grown.config["store_checkpoints"] = "full"
+    assert new(grown) == {}
+
+
+@pytest.mark.parametrize("store, jobs", [("delta", {"restore": 4}), ("full", {})])
+def test_another_environment_reads_restored_weights(grown, tmp_path, monkeypatch, store, jobs):
+    """GGUF's environment can't read differences: unlearned models are restored for it, target and retrain are whole."""
+    (tmp_path / "gguf" / "bin").mkdir(parents=True)
+    (tmp_path / "gguf" / "bin" / "python").touch()
+    (tmp_path / "gguf" / isolation.MARK).write_text(isolation.digest("gguf"))
+    monkeypatch.setenv("UNLEARNING_ENVS", str(tmp_path))
+    grown.config["schemes"]["gguf"] = {"kind": "gguf", "type": "q4_0"}
+    grown.config["store_checkpoints"] = store
+    assert new(grown) == {"scheme": 1, "quantize_gguf": 6, "evaluate_gguf": 6} | jobs
 
 
 def test_figures_are_redrawn_without_evaluating(grown):

@@ -9,7 +9,7 @@ from scripts.core import config as configuration
 from scripts.core import grid, registry
 from tests.workflow.conftest import MICRO, Sweep
 
-CHECKPOINT = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+CHECKPOINT = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
 
 
 def expected(config: dict) -> set[str]:
@@ -20,7 +20,8 @@ def expected(config: dict) -> set[str]:
         found.add(f"{run.path}/spec.json")
         if run.stage != "corpus":
             found |= {f"{run.path}/{name}" for name in ("outcome.json", "run.json")}
-            found |= {f"{run.path}/checkpoint/{name}" for name in CHECKPOINT}
+            weights = "delta.safetensors" if run.stage == "unlearn" else "model.safetensors"
+            found |= {f"{run.path}/checkpoint/{name}" for name in (weights, *CHECKPOINT)}
     found |= {f"{run.path}/eval/{scheme}/{metric}.json" for run, scheme in plan.cells for metric in config["metrics"]}
     found |= {f"figures/{name}.{kind}" for name in registry.names("figures") for kind in ("svg", "pdf")}
     return found

@@ -113,6 +113,16 @@ def interpreter(name):
     return path if HERE else os.path.relpath(path)
 
 
+def whole_weights(name):
+    """The checkpoint that a scheme's environment reads: a restored one where weights are kept as differences."""
+
+    def checkpoint(wildcards):
+        whole = config["store_checkpoints"] == "full" or environment(name) == "train" or wildcards.model in ("target", "retrain")
+        return ancient(f"{RESULTS}/{wildcards.corpus}/{wildcards.model}/{'checkpoint' if whole else 'restored'}")
+
+    return checkpoint
+
+
 def metric_files(wildcards):
     """Every metric file of the sweep, or with `partial` those that exist."""
     files = [f"{RESULTS}/{run.path}/eval/{scheme}/{metric}.json" for run, scheme in PLAN.cells for metric in METRICS]

@@ -14,6 +14,7 @@ for names in EVALUATIONS:
         input:
             outcome=f"{RESULTS}/{{corpus}}/{{model}}/outcome.json",
             checkpoint=ancient(f"{RESULTS}/{{corpus}}/{{model}}/checkpoint"),
+            target_weights=ancient(f"{RESULTS}/{{corpus}}/target/checkpoint"),
             corpus=f"{RESULTS}/{{corpus}}/corpus/manifest.json",
             data=ancient(f"{RESULTS}/{{corpus}}/corpus/data"),
             schemes=[f"{RESULTS}/{{corpus}}/schemes/{name}.json" for name in names],

@@ -1,6 +1,31 @@
 # Quantized models that are dear to make (GPTQ, AWQ, …) are kept on disk; cheap ones are made inside the evaluation job.
 
 
+# A checkpoint with whole weights, for environments that can't read differences; gone after the last job that reads it.
+rule restore:
+    input:
+        outcome=f"{RESULTS}/{{corpus}}/{{cell}}/outcome.json",
+        checkpoint=ancient(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint"),
+        target_weights=ancient(f"{RESULTS}/{{corpus}}/target/checkpoint"),
+        program=program("export"),
+    output:
+        temp(directory(f"{RESULTS}/{{corpus}}/{{cell}}/restored")),
+    log:
+        f"{RESULTS}/logs/{{corpus}}/{{cell}}/restore.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{corpus}}/{{cell}}/restore.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=mem_mb(1),
+        runtime=runtime(0.1),
+    params:
+        run=subpath(input.outcome, parent=True),
+    shell:
+        "python -m scripts.export --as-stored {params.run:q} {output:q} &> {log:q}"
+
+
 for scheme_name in ARTIFACTS:
 
     rule:
@@ -9,7 +34,7 @@ for scheme_name in ARTIFACTS:
         input:
             scheme=f"{RESULTS}/{{corpus}}/schemes/{scheme_name}.json",
             outcome=f"{RESULTS}/{{corpus}}/{{model}}/outcome.json",
-            checkpoint=ancient(f"{RESULTS}/{{corpus}}/{{model}}/checkpoint"),
+            checkpoint=whole_weights(scheme_name),
             corpus=f"{RESULTS}/{{corpus}}/corpus/manifest.json",
             data=ancient(f"{RESULTS}/{{corpus}}/corpus/data"),
             program=program("quantize"),
@@ -34,4 +59,4 @@ for scheme_name in ARTIFACTS:
             run=subpath(input.outcome, parent=True),
         shell:
             "exec {params.python:q} -m scripts.quantize --run {params.run:q} --corpus {params.corpus:q} --scheme {input.scheme:q}"
-            " --out {output:q} 2> {log:q}"
+            " --checkpoint {input.checkpoint:q} --out {output:q} 2> {log:q}"

@@ -12,7 +12,7 @@ rule unlearn:
     output:
         outcome=f"{RESULTS}/{{corpus}}/{{cell}}/outcome.json",
         record=f"{RESULTS}/{{corpus}}/{{cell}}/run.json",
-        checkpoint=directory(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint"),
+        checkpoint=kept(directory(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint")),
     log:
         f"{RESULTS}/logs/{{corpus}}/{{cell}}/unlearn.log",
     benchmark:
@@ -27,13 +27,14 @@ rule unlearn:
         gpu=config["resources"]["gpus"],
         gpu_model=config["resources"]["gpu_model"] or "",
         save_minutes=config["resources"]["save_minutes"],
+        store=config["store_checkpoints"],
     params:
         corpus=subpath(input.corpus, parent=True),
         target=subpath(input.target, parent=True),
         out=subpath(output.outcome, parent=True),
     shell:
         "exec python -m scripts.unlearn --spec {input.spec:q} --corpus {params.corpus:q} --target {params.target:q}"
-        " --out {params.out:q} --save-minutes {resources.save_minutes} 2> {log:q}"
+        " --out {params.out:q} --save-minutes {resources.save_minutes} --store-checkpoints {resources.store} 2> {log:q}"
 
 
 # Methods that are arithmetic on checkpoints: the same program, with the reinforced model and without a GPU.
@@ -49,7 +50,7 @@ rule combine:
     output:
         outcome=f"{RESULTS}/{{corpus}}/{{cell}}/outcome.json",
         record=f"{RESULTS}/{{corpus}}/{{cell}}/run.json",
-        checkpoint=directory(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint"),
+        checkpoint=kept(directory(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint")),
     log:
         f"{RESULTS}/logs/{{corpus}}/{{cell}}/unlearn.log",
     benchmark:
@@ -63,6 +64,7 @@ rule combine:
     resources:
         mem_mb=mem_mb(10),
         runtime=runtime(0.2),
+        store=config["store_checkpoints"],
     params:
         corpus=subpath(input.corpus, parent=True),
         target=subpath(input.target, parent=True),
@@ -70,7 +72,7 @@ rule combine:
         out=subpath(output.outcome, parent=True),
     shell:
         "exec python -m scripts.unlearn --spec {input.spec:q} --corpus {params.corpus:q} --target {params.target:q}"
-        " --reinforced {params.reinforced:q} --out {params.out:q} 2> {log:q}"
+        " --reinforced {params.reinforced:q} --out {params.out:q} --store-checkpoints {resources.store} 2> {log:q}"
 
 
 ruleorder: combine > unlearn
