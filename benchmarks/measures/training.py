@@ -1,4 +1,8 @@
-"""A training step: two models and float32 logits in Trainer's compute_loss, against this project's trainer; the same losses."""
+"""A training step: two models and float32 logits in Trainer's compute_loss, against this project's trainer.
+
+bf16 on a CPU: the published code computes in bfloat16, this project in float32 on weights that it rounds to bfloat16, which is what
+the sweep's `weights: bf16` is there. In fp32 both compute alike.
+"""
 
 import time
 from functools import partial
@@ -13,6 +17,8 @@ CELLS = (("ga", "gdr"), ("npo", "gdr"), ("npo", "klr"))
 SHOWN = {"ga": "GA", "npo": "NPO", "gdr": "GDR", "klr": "KLR", "none": "none"}
 STEPS = {"tiny": 4, "demo": 12, "1b": 8}
 SKIPPED = 2  # the first steps of a run warm up
+# Chunks and a vocabulary as large, beside the demo's hidden size of 256, as 4 chunks of 2,048 tokens and 32,000 beside 2,048.
+WIDE = {"length": 512, "vocabulary": 4096}
 
 
 def stopwatch():
@@ -38,23 +44,28 @@ def stopwatch():
 class Setup:
     """What both sides train: the data of a size, and settings of a cell."""
 
-    def __init__(self, context):
+    def __init__(self, context, length: int | None = None, vocabulary: int | None = None):
         from scripts.core import batching
 
-        self.context, self.size = context, context.shape
+        self.context, self.size, self.vocabulary = context, context.shape, vocabulary
         self.batching, self.steps = batching, STEPS[context.size]
-        rows = [
-            batching.chunks(sizes.texts(context.corpus, split), context.tokenizer, self.size.length)
-            for split in ("forget", "retain1")
-        ]
-        self.dataset = batching.ForgetRetainDataset(*rows)
+        texts = [sizes.texts(context.corpus, split) for split in ("forget", "retain1")]
+        self.rows = [batching.chunks(own, context.tokenizer, length or self.size.length) for own in texts]
+        self.dataset = batching.ForgetRetainDataset(*self.rows)
+
+    def model(self, dtype):
+        """A fresh model, its vocabulary widened where that was asked for."""
+        model = self.context.model(dtype)
+        if self.vocabulary:
+            model.resize_token_embeddings(self.vocabulary, mean_resizing=False)
+        return model
 
     def baseline(self, method, regularizer, weights):
         """(trainer, stopwatch) of the published way, with fresh models."""
         from benchmarks.baseline.training import PublishedTrainer
 
         dtype = "fp32" if weights == "fp32" else "bf16"
-        model, reference, watch = self.context.model(dtype), self.context.model(dtype), stopwatch()
+        model, reference, watch = self.model(dtype), self.model(dtype), stopwatch()
         arguments = (model, reference, self.dataset, self.batching.collate, method, regularizer, 1.0, 1e-5)
         return PublishedTrainer(*arguments, self.size.batch, self.steps, self.context.folder, [watch]), watch
 
@@ -68,7 +79,9 @@ class Setup:
         from scripts.unlearn import asked_rows
 
         training = {"lr": 1e-5, "weights": weights, "batch": self.size.batch, "max_steps": self.steps, "clip": 1.0, **more}
-        model = self.context.model(trainer.storage_dtype(weights, self.context.device))
+        model = self.model(trainer.storage_dtype(weights, self.context.device))
+        if weights != "fp32":
+            trainer.to_bf16_grid(model)
         chosen = []
         for room, name in (("methods", method), ("regularizers", regularizer)):
             defaults = {key: one["default"] for key, one in registry.parameters(room, name).items()}
@@ -80,10 +93,8 @@ class Setup:
         plan = Plan(asked, self.size.batch, self.context.folder, 5)  # as in a training of five epochs
         forget, kind = (batch["forget"] for batch in loader), settings["reference"]
         reference = Reference.of(model, forget, needs, kind=kind, k=settings["reference_k"], table=plan)
-        run, watch = (
-            trainer.UnlearnTrainer(model, self.dataset, self.batching.collate, training, 0, *chosen, reference),
-            stopwatch(),
-        )
+        run = trainer.UnlearnTrainer(model, self.dataset, self.batching.collate, training, 0, *chosen, reference)
+        watch = stopwatch()
         run.add_callback(watch)
         return run, watch
 
@@ -107,20 +118,44 @@ def compare(name, results, tolerance) -> None:
             raise AssertionError(f"{name}: losses {one} against {other}")
 
 
+def timed(context, setup, cell, weights, count=None):
+    """The row of a cell's step, both sides with fresh models in each pair."""
+    works = [partial(lambda make: train(make(*cell, weights)), make) for make in (setup.baseline, setup.ours)]
+    pairs = context.pairs(*works, count=count, seconds=lambda result: result[0], warm=False)
+    name = f"{label(cell)}, {weights}"
+    compare(name, pairs.results, 2e-2 if weights == "bf16" else 1e-4)
+    return Row.timed(f"training step, {name}", pairs, scale=1e3, unit="ms", note="equal losses")
+
+
+def peaks(context, setup, cell, weights, what="", **more):
+    """The row of a cell's largest memory; `more`: settings of ours."""
+    found = []
+    for make in (setup.baseline, partial(setup.ours, **more)):
+        before = memory.held()
+        made = make(*cell, weights)
+        found.append(memory.peak(partial(train, made), context.device, before) / 2**20)
+        del made
+    return Row(f"peak memory of tensors, {label(cell)}, {weights}{what}", *found, unit="MiB")
+
+
+def label(cell) -> str:
+    """A cell's name in the table."""
+    return "+".join(SHOWN[name] for name in cell)
+
+
 def run(context):
     """Seconds per step of three cells, then the peak of the memory that tensors take."""
     setup, weights = Setup(context), "bf16" if context.device == "cuda" else "fp32"
     for cell in CELLS:
-        name = f"{SHOWN[cell[0]]}+{SHOWN[cell[1]]}"
-        works = [partial(lambda make, cell: train(make(*cell, weights)), make, cell) for make in (setup.baseline, setup.ours)]
-        pairs = context.pairs(*works, seconds=lambda result: result[0], warm=False)
-        compare(name, pairs.results, 2e-2 if weights == "bf16" else 1e-4)
-        yield Row.timed(f"training step, {name}, {weights}", pairs, scale=1e3, unit="ms", note="equal losses")
+        yield timed(context, setup, cell, weights)
+    if context.device == "cpu":
+        setup.steps = SKIPPED + 2
+        yield timed(context, setup, CELLS[-1], "bf16", min(2, context.count))
+    setup.steps = SKIPPED + 1
     for cell in CELLS:
-        peaks = []
-        for make in (setup.baseline, setup.ours):
-            before = memory.held()
-            made = make(*cell, weights)
-            peaks.append(memory.peak(partial(train, made), context.device, before) / 2**20)
-            del made
-        yield Row(f"peak memory of tensors, {SHOWN[cell[0]]}+{SHOWN[cell[1]]}, {weights}", *peaks, unit="MiB")
+        yield peaks(context, setup, cell, weights)
+    yield peaks(context, setup, CELLS[-1], weights, ", activations recomputed", gradient_checkpointing=True)
+    if context.size == "demo":
+        wide = Setup(context, WIDE["length"], WIDE["vocabulary"])
+        wide.steps = SKIPPED + 1
+        yield peaks(context, wide, CELLS[-1], weights, ", in the proportions of the 1b size")

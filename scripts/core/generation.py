@@ -165,11 +165,13 @@ def _run(model, prompts, rows, found, new_tokens, ends, stopped, temperature, se
     uniform = None
     if temperature > 0:
         uniform = torch.from_numpy(np.stack([draws(seed, i, new_tokens) for i in rows])).to(device)
+    # One new token looks at all that is not padding; in this form the mask need not be made anew in each layer and step.
+    seen = mask[:, None, None].bool() if plain and model.config._attn_implementation == "sdpa" else mask
     begin, end, rows, writing = shared, shared + longest, list(rows), [True] * total
     for step in range(new_tokens):
         logits = model(
             input_ids=ids,
-            attention_mask=mask[:, :end],
+            attention_mask=seen[..., :end] if step else mask[:, :end],
             position_ids=positions[:, begin:end],
             past_key_values=cache,
             use_cache=True,
@@ -200,7 +202,7 @@ def _run(model, prompts, rows, found, new_tokens, ends, stopped, temperature, se
             rows, writing = [rows[row] for row in keep], [True] * len(keep)
             index = torch.tensor(keep, device=device)
             cache.batch_select_indices(index)
-            ids, mask, positions = ids[index], mask[index], positions[index]
+            ids, seen, positions = ids[index], seen[index], positions[index]
             uniform = None if uniform is None else uniform[index]
         begin, end = end, end + 1
 

@@ -10,7 +10,8 @@ import torch
 from torch.autograd.function import once_differentiable
 
 IGNORED = -100
-SLICE = 2**24  # logits that are widened to float32 at a time: 64 MiB
+# Logits that are widened to float32 at a time: 64 MiB on a GPU, on a CPU what stays in a core's cache (the same bits).
+SLICE = {"cuda": 2**24, "cpu": 2**17}
 
 
 def forward(model, batch) -> torch.Tensor:
@@ -24,8 +25,9 @@ def targets(batch) -> torch.Tensor:
     return torch.cat([labels[:, 1:], labels.new_full((labels.shape[0], 1), IGNORED)], dim=1)
 
 
-def _slices(tokens: int, vocabulary: int):
-    size = max(1, SLICE // vocabulary)
+def _slices(flat):
+    tokens, vocabulary = flat.shape
+    size = max(1, SLICE.get(flat.device.type, SLICE["cuda"]) // vocabulary)
     return [slice(start, start + size) for start in range(0, tokens, size)]
 
 
@@ -38,7 +40,7 @@ class _TokenLogprob(torch.autograd.Function):
         seen, index = wanted != IGNORED, wanted.clamp(min=0)[:, None]
         normaliser = torch.empty(len(wanted), dtype=torch.float32, device=logits.device)
         result = torch.empty_like(normaliser)
-        for part in _slices(*flat.shape):
+        for part in _slices(flat):
             wide = flat[part].float()
             normaliser[part] = torch.logsumexp(wide, dim=-1)
             result[part] = wide.gather(1, index[part])[:, 0] - normaliser[part]
@@ -52,7 +54,7 @@ class _TokenLogprob(torch.autograd.Function):
         flat = logits.reshape(-1, logits.shape[-1])
         gradient = torch.empty_like(flat)
         weight = torch.where(seen, upstream.reshape(-1).float(), 0.0)[:, None]
-        for part in _slices(*flat.shape):
+        for part in _slices(flat):
             wide = (flat[part] - normaliser[part, None]).exp_().mul_(-weight[part])
             wide.scatter_(1, index[part], wide.gather(1, index[part]) + weight[part])
             gradient[part] = wide
@@ -67,7 +69,7 @@ class _TokenKL(torch.autograd.Function):
         flat, fixed, seen = (x.reshape(-1, *x.shape[2:]) for x in (logits, reference, seen))
         normaliser = torch.empty(2, len(seen), dtype=torch.float32, device=logits.device)
         result = torch.empty_like(normaliser[0])
-        for part in _slices(*flat.shape):
+        for part in _slices(flat):
             wide, base = flat[part].float(), fixed[part].float()
             normaliser[0, part], normaliser[1, part] = torch.logsumexp(wide, -1), torch.logsumexp(base, -1)
             log_base = base - normaliser[1, part, None]
@@ -84,7 +86,7 @@ class _TokenKL(torch.autograd.Function):
         flat, fixed = logits.reshape(-1, logits.shape[-1]), reference.reshape(-1, logits.shape[-1])
         gradient = torch.empty_like(flat)
         weight = torch.where(seen, upstream.reshape(-1).float(), 0.0)[:, None]
-        for part in _slices(*flat.shape):
+        for part in _slices(flat):
             wide = (flat[part] - normaliser[0, part, None]).exp_()
             wide.sub_((fixed[part] - normaliser[1, part, None]).exp_())
             gradient[part] = wide.mul_(weight[part])
