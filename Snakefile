@@ -37,14 +37,16 @@ localrules:
     scheme,
     sweep,
     aggregate,
+    tables,
 
 
-# Scores of every cell and the figures drawn from them.
+# Scores of every cell, the figures drawn from them, and the paper's tables.
 rule all:
     default_target: True
     input:
         rules_output["scores"],
         rules_output["figures"],
+        rules_output["tables"],
 
 
 # Every target, retrain and unlearned model.
@@ -72,3 +74,4 @@ include: "workflow/rules/quantize.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/analyse.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"

@@ -5,6 +5,7 @@ import json
 
 import pandas as pd
 
+from scripts import paper_tables
 from scripts.core import config as configuration
 from scripts.core import grid, registry
 from tests.workflow.conftest import MICRO, Sweep
@@ -24,6 +25,7 @@ def expected(config: dict) -> set[str]:
             found |= {f"{run.path}/checkpoint/{name}" for name in (weights, *CHECKPOINT)}
     found |= {f"{run.path}/eval/{scheme}/{metric}.json" for run, scheme in plan.cells for metric in config["metrics"]}
     found |= {f"figures/{name}.{kind}" for name in registry.names("figures") for kind in ("svg", "pdf")}
+    found |= {f"tables/{name}.{kind}" for name in paper_tables.NAMES for kind in ("csv", "md", "tex")}
     return found
 
 

@@ -49,9 +49,11 @@ ARITHMETIC = [name for name in registry.names("methods") if not grid.trains(name
 FIGURES = config["figures"] or list(registry.names("figures"))
 # Tables that figures read, by the names in their TABLES; a new one is a rule that writes <results>/<name>.csv and a name here.
 TABLES = {name: f"{RESULTS}/{name}.csv" for name in ("scores", "recovery")}
+PAPER_TABLES = ("precisions", "calibrated", "sure", "retained")
 rules_output = {
     "scores": [f"{RESULTS}/{name}" for name in ("scores.parquet", "scores.csv", "recovery.csv")],
     "figures": [f"{RESULTS}/figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "pdf")],
+    "tables": [f"{RESULTS}/tables/{name}.{kind}" for name in PAPER_TABLES for kind in ("csv", "md", "tex")],
 }
 
 
