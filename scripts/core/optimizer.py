@@ -24,7 +24,9 @@ import torch
 WEIGHTS = ("bf16", "bf16_stochastic", "fp32")
 MOMENTS = ("bf16", "fp32")
 OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")
-BUCKET = 2**26  # elements that are widened to float32 together: bounds the extra memory of a step
+# Elements that are widened to float32 together: bounds the extra memory of a step, and on a CPU keeps them in a core's cache (the
+# demo's bf16 step in a third of the time, the same bits).
+BUCKET = {"cuda": 2**26, "cpu": 2**17}
 
 
 def _signed(value: int) -> int:
@@ -125,7 +127,7 @@ class PrecisionAdamW(torch.optim.Optimizer):
                 if p in self.rows:
                     self._update_rows(group, ordinal, p, self.rows[p])
                     continue
-                if bucket and (size + p.numel() > BUCKET or p.device != bucket[0][1].device):
+                if bucket and (size + p.numel() > BUCKET.get(p.device.type, BUCKET["cuda"]) or p.device != bucket[0][1].device):
                     self._update(group, bucket)
                     bucket, size = [], 0
                 bucket.append((ordinal, p))

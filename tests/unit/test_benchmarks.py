@@ -24,11 +24,25 @@ def test_pairs_are_run_in_turn(tmp_path):
     assert "".join(calls) == "ab" + "ab" + "ba" + "ab" and len(pairs.ratios) == 3
 
 
-def test_evaluation_gives_a_row_per_metric_with_equal_scores(tmp_path, capsys):
-    out = tmp_path / "bench.md"
-    assert program.main(["--size", "tiny", "--pairs", "1", "--only", "evaluation", "--out", str(out)]) == 0
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+ROWS = {
+    "evaluation": ("VerbMem", "KnowMem", "PrivLeak", "all metrics of an evaluation"),
+    "training": ("training step, NPO+KLR, fp32 (equal losses)", "training step, NPO+KLR, bf16", "peak memory of tensors, GA+GDR"),
+    "throughput": ("matrix product", "trained tokens, NPO+GDR", "MFU, NPO+KLR"),
+    "methods": ("npo |", "rmu |", "ga+klr |"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_measure_gives_its_rows_and_both_sides_agree(folder, name, capsys):
+    out = folder / f"{name}.md"
+    assert program.main(["--size", "tiny", "--pairs", "1", "--only", name, "--folder", str(folder), "--out", str(out)]) == 0
     text = out.read_text()
-    for row in ("VerbMem", "KnowMem", "PrivLeak", "all metrics of an evaluation"):
+    for row in ROWS[name]:
         assert f"| {row}" in text
 
 
