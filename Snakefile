@@ -23,7 +23,7 @@ wildcard_constraints:
     corpus="[^/]+",
     reference="target|retrain",
     cell="[^/]+_[^/]+/[^/]+/seed[0-9]+",
-    model="target|retrain|[^/]+_[^/]+/[^/]+/seed[0-9]+",
+    model="target|retrain|[^/]+_[^/]+/[^/]+/seed[0-9]+(/(step|epoch)[0-9]+)?",
     scheme="[^/]+",
     figure="[^/]+",
 

@@ -48,7 +48,7 @@ def jobs(plan) -> Counter:
     """Number of jobs by (corpus, kind); an evaluation job holds `evaluation.schemes_per_job` schemes."""
     from scripts.core import registry
 
-    count = Counter((run.corpus, run.stage) for run in plan.runs.values() if run.stage != "corpus")
+    count = Counter((run.corpus, run.stage) for run in plan.runs.values() if run.stage != "corpus" and not run.point)
     if plan.config["corpora"]:
         for run in plan.runs.values():
             if run.stage in ("target", "retrain") and "billions" in plan.config["corpora"][run.corpus]["model"]:
@@ -72,7 +72,7 @@ def disk(plan) -> tuple[float, float]:
             continue
         weights = billions(plan.config["corpora"][run.corpus]["model"]) * 1e9
         training = run.spec.get("training", {"store": "bf16", "weights": "fp32"})
-        if plan.config["keep_checkpoints"] != "until_evaluated" or run.stage != "unlearn":
+        if run.stage != "unlearn" or plan.config["keep_checkpoints"] not in ("until_evaluated", *(["last"] if run.point else [])):
             as_delta = run.stage == "unlearn" and plan.config["store_checkpoints"] == "delta"
             share = DELTA[training.get("weights", "fp32")] if as_delta else 1
             kept += weights * STORED[training.get("store", "bf16")] * share
@@ -92,8 +92,10 @@ def main(argv=None) -> int:
         print(f"plan: {error}", file=sys.stderr)
         return 2
     measured = benchmarks(Path(plan.config["results"]))
-    unlearned = sum(run.stage == "unlearn" for run in plan.runs.values())
-    print(f"cells: {len(plan.cells)} ({unlearned} unlearning runs and {len(plan.evaluated()) - unlearned} reference models")
+    unlearned = sum(run.stage == "unlearn" and not run.point for run in plan.runs.values())
+    along = sum(bool(run.point) for run in plan.runs.values())
+    kinds = f"{unlearned} unlearning runs" + (f", {along} checkpoints along them" if along else "")
+    print(f"cells: {len(plan.cells)} ({kinds} and {len(plan.evaluated()) - unlearned - along} reference models")
     print(f"       under {len(plan.config['schemes'])} schemes, {len(plan.config['metrics'])} metrics each)")
     for reason, count in Counter(plan.pruned).items():
         print(f"pruned: {reason}" + (f" ({count} times)" if count > 1 else ""))

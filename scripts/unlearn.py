@@ -7,10 +7,11 @@ weights. The exit code is 75 or 143 when a signal cut training off: start it aga
 on checkpoints (task_vector, whp) train nothing and read the reinforced model, too.
 """
 
+import copy
 import sys
 from functools import partial
 
-from scripts.core import registry, runs, storage
+from scripts.core import grid, registry, runs, storage
 from scripts.core.provenance import Provenance
 
 
@@ -76,6 +77,7 @@ def program(argv) -> int:
 
     from scripts.core import batching, lora, models, saliency, trainer
     from scripts.core.distributions import Plan
+    from scripts.core.points import Points
     from scripts.core.reference import Reference
     from scripts.core.resume import ResumeStore
 
@@ -130,10 +132,22 @@ def program(argv) -> int:
         network = lora.wrap(network, settings, spec["seed"])
         if weights != "fp32":
             trainer.to_bf16_grid(network)
-    store = ResumeStore(options.out / ".resume", runs.inputs_digest(spec, options.corpus, options.target, zero=zero))
+    digest = runs.inputs_digest(spec, options.corpus, options.target, zero=zero)
+    store = ResumeStore(options.out / ".resume", digest)
     training = trainer.UnlearnTrainer(
         network, dataset, batching.collate, settings, spec["seed"], method, regularizer, reference, store, mask, zero
     )
+    points = Points(options.out, grid.points(spec), digest, provenance, kept_from(options))
+
+    def save(folder, state, model=network):
+        plain = lora.merge(model) if settings["parameters"] == "lora" else model
+        models.save_checkpoint(plain, tokenizer, folder, settings["store"], state)
+
+    def save_along(folder, state):
+        save(folder, state, copy.deepcopy(network) if settings["parameters"] == "lora" else network)  # merging changes it
+
+    if points.names:
+        training.keep_along(points, save_along)
     try:
         status, step = "done", training.run()
     except trainer.Diverged as error:
@@ -148,12 +162,12 @@ def program(argv) -> int:
 
     def write(folder):
         if status == "done":
-            plain = lora.merge(network) if settings["parameters"] == "lora" else network
-            models.save_checkpoint(plain, tokenizer, folder, settings["store"], state)
+            save(folder, state)
         else:
             storage.write_json(folder / "diverged.json", {"status": status, "step": step})
 
     record = dict(history=training.history, chunks=len(dataset), device=device, **reference.facts)
+    points.publish(status, step)
     runs.finish(options.out, provenance, write, step, status, kept_from(options), **record)
     store.clear()
     return 0

@@ -27,10 +27,14 @@ SHORT = {"gradient_checkpointing": "recompute", "compile": "compiled"}
 
 @dataclass(frozen=True)
 class Run:
-    """One model: `path` below the results folder, and its spec (parsed JSON)."""
+    """One model: `path` below the results folder, and its spec (parsed JSON).
+
+    point: "step100" or "epoch3" for a checkpoint along a training, which the run of the path above makes; "" for the last.
+    """
 
     path: str
     spec: dict
+    point: str = ""
 
     @property
     def stage(self) -> str:
@@ -59,7 +63,7 @@ class Plan:
 
     def texts(self) -> dict:
         """Content of every spec and scheme file by path below the results folder."""
-        files = {f"{path}/spec.json": dumps(run.spec) for path, run in self.runs.items()}
+        files = {f"{path}/spec.json": dumps(run.spec) for path, run in self.runs.items() if not run.point}
         return files | {path: dumps(content) for path, content in self.schemes.items()}
 
     def rows(self) -> list[dict]:
@@ -87,6 +91,7 @@ def labels(run: Run) -> dict:
         "weights": training.get("weights", "") if unlearned else "",
         "moments": training.get("moments", "") if unlearned else "",
         "setting": run.path.split("/")[2] if unlearned else "",
+        "checkpoint": run.point,
         "seed": spec.get("seed", 0),
     }
     rest = {k: v for k, v in training.items() if k not in columns} if unlearned else {}
@@ -140,7 +145,11 @@ def expand(block: dict, key: str, config: dict, pruned: list) -> list[dict]:
     for name in block:
         if name not in (*AXES, *training, *extras):
             raise unknown(name, block[name], key, (*AXES, *training, *extras))
-    values = {name: as_list(block[name], f"{key}.{name}") for name in block}
+    # A list of a key that is itself a list (checkpoint_at) is one value; a list of lists is an axis.
+    whole = {
+        n for n, s in training.items() if s.get("type") == "array" and not any(isinstance(v, list) for v in block.get(n) or ())
+    }
+    values = {name: [block[name]] if name in whole else as_list(block[name], f"{key}.{name}") for name in block}
     values.setdefault("regularizer", regularizers)
     values.setdefault("seed", [0])
     used, cells = set(), []
@@ -200,10 +209,31 @@ def check_cell(chosen: dict, key: str, config: dict) -> dict:
         training["moments"] = "fp32" if training["weights"] == "fp32" else "bf16"
     for name in ("percentile", "lora_alpha"):
         training[name] = float(training[name])  # 90 and 90.0 are one run
+    training["checkpoint_at"] = check_points(training, key)
     keep = lean(training).keys() | {name for name, schema in properties.items() if "only_with" in schema}
     training = {name: value for name, value in training.items() if name in keep & counted(chosen, config)}
     seed = chosen["seed"] if trains(chosen["method"]) else 0  # arithmetic on checkpoints draws nothing: seeds are one run
     return {"corpus": chosen["corpus"], "seed": seed, **parts, "training": training}
+
+
+def check_points(training: dict, key: str) -> list[int]:
+    """`checkpoint_at` in order and without repetitions; ConfigError for one that does not lie before the end."""
+    steps = training["max_steps"]
+    length, unit = (training["epochs"], "epochs") if steps is None else (steps, "steps")
+    at = sorted(set(training["checkpoint_at"]))
+    if at and at[-1] >= length:
+        raise ConfigError(
+            f"{key}.checkpoint_at: {at[-1]} does not lie before the end of a run of {length} {unit}, which is always kept; "
+            f"allowed: 1 to {length - 1}"
+        )
+    return at
+
+
+def points(spec: dict) -> tuple[str, ...]:
+    """Names of the checkpoints along a run's training, in its own unit: ("step100", …) or ("epoch1", …)."""
+    training = spec.get("training", {})
+    unit = "epoch" if training.get("max_steps") is None else "step"
+    return tuple(f"{unit}{number}" for number in training.get("checkpoint_at", ()))
 
 
 def trains(method: str) -> bool:
@@ -310,7 +340,15 @@ def setting(cell: dict) -> str:
         parts.append(f"ref-{training['reference']}{training.get('reference_k', '')}")
     parts += [short for name, short in SHORT.items() if training.get(name) is True]
     parts += [training[name].replace("_", "-") for name in ("attention", "optimizer") if name in training]
+    if "checkpoint_at" in training:
+        parts.append(segment(points({"training": training})))
     return "_".join(parts) or "default"
+
+
+def segment(names: tuple[str, ...]) -> str:
+    """How checkpoints along a training stand in a path: at100-200, or at-ep1-2 in epochs."""
+    unit = "-ep" if names[0].startswith("epoch") else ""
+    return f"at{unit}" + "-".join(name.removeprefix("step").removeprefix("epoch") for name in names)
 
 
 def needed_splits(cell: dict, model: dict) -> list[str]:
@@ -342,7 +380,9 @@ def add(sweep: Plan, cell: dict) -> None:
     path = f"{name}/{cell['method']['name']}_{cell['regularizer']['name']}/{setting(cell)}/seed{cell['seed']}"
     corpus = sweep.runs[f"{name}/target"].spec["corpus"]
     spec = {"stage": "unlearn", "run": path, "model": relevant(sweep.config["corpora"][name]["model"], "target")}
-    sweep.runs.setdefault(path, Run(path, spec | cell | {"corpus": corpus}))
+    run = sweep.runs.setdefault(path, Run(path, spec | cell | {"corpus": corpus}))
+    for point in points(run.spec):
+        sweep.runs.setdefault(f"{path}/{point}", Run(f"{path}/{point}", run.spec, point))
 
 
 def references(sweep: Plan, name: str) -> None:

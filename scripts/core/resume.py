@@ -25,13 +25,16 @@ class ResumeStore:
     def __init__(self, folder, digest: str):
         self.folder, self.digest = Path(folder), digest
 
-    def latest(self):
-        """(folder of the newest whole state, its notes) or (None, None); what another digest or a crash left goes."""
+    def latest(self, usable=lambda notes: True):
+        """(folder of the newest whole state, its notes) or (None, None); what another digest or a crash left goes.
+
+        usable(notes): whether what a state refers to outside its folder is still there; one that is not goes, too.
+        """
         found = (None, None)
         states = sorted(self.folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
         for state in states:
             notes = storage.read_json(state / "resume.json") if (state / "resume.json").exists() else {}
-            if found[0] is None and notes.get("digest") == self.digest:
+            if found[0] is None and notes.get("digest") == self.digest and usable(notes):
                 found = (state, notes)
             else:
                 shutil.rmtree(state, ignore_errors=True)

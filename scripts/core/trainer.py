@@ -52,6 +52,7 @@ DEFAULTS = {
     "rank": 8,
     "lora_alpha": 16.0,
     "lora_targets": "all",
+    "checkpoint_at": (),
     "reference": "auto",
     "reference_k": 64,
     "gradient_checkpointing": False,
@@ -158,6 +159,17 @@ class _Progress(TrainerCallback):
         self.bar.close()
 
 
+class _Along(TrainerCallback):
+    """Calls `write(name, step)` after the steps {step: name}; stands before _Saving, so that no saved state is ahead of it."""
+
+    def __init__(self, steps, write):
+        self.steps, self.write = steps, write
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            self.write(self.steps[state.global_step], state.global_step)
+
+
 class _Saving(TrainerCallback):
     """Saves by clock, by step and on a signal; a signal also ends the training after the save. Ranks do so together."""
 
@@ -236,6 +248,7 @@ class RunTrainer(Trainer):
             self.remove_callback(callback)
         if zero is None or zero.first:
             self.add_callback(_Progress())
+        self.points = None
         if store:
             self.add_callback(_Saving(training["save_minutes"], training["save_steps"], self.interruption, zero))
 
@@ -382,9 +395,27 @@ class RunTrainer(Trainer):
             self._save_rng_state(str(folder))
 
         if self.zero:
-            self.zero.save(self.deepspeed, self.store, self.state.global_step, write_part, {"history": self.history})
+            self.zero.save(self.deepspeed, self.store, self.state.global_step, write_part, self._notes())
             return
-        self.store.save(self.state.global_step, write, {"history": self.history})
+        self.store.save(self.state.global_step, write, self._notes())
+
+    def _notes(self) -> dict:
+        """What is kept with a saved state."""
+        return {"history": self.history} | ({"points": self.points.made()} if self.points else {})
+
+    def keep_along(self, points, write) -> None:
+        """Keep checkpoints along the training. points: scripts.core.points.Points; write(folder, state dict or None)."""
+        self.points = points
+        batches = math.ceil(len(self.train_dataset) / self.training["batch"])
+        steps = points.steps(math.ceil(batches / self.training["accumulation"]))
+
+        def keep(name, step):
+            self._read()  # a run that has diverged by now has no checkpoint here
+            state = self.zero.state_dict(self.deepspeed) if self.zero else None
+            if self.zero is None or self.zero.first:
+                points.write(name, step, lambda folder: write(folder, state), history=list(self.history))
+
+        self.callback_handler.callbacks.insert(0, _Along(steps, keep))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if hasattr(self.model, "peft_config"):
@@ -398,7 +429,12 @@ class RunTrainer(Trainer):
         """Train to the end, from saved state where there is some; returns the step reached. Raises Diverged."""
         state, self._micro = None, []
         if self.store:
-            state, notes = self.zero.in_turn(self.store.latest) if self.zero else self.store.latest()
+            made = set(self.points.made()) if self.points else set()
+
+            def latest():
+                return self.store.latest(lambda notes: made >= set(notes.get("points", ())))
+
+            state, notes = self.zero.in_turn(latest) if self.zero else latest()
             self.history = notes["history"] if state else []
         quiet()
         previous = transformers_logging.get_verbosity()

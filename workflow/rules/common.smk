@@ -46,6 +46,7 @@ METRICS = list(config["metrics"])
 RETRIES = config["resources"]["retries"] if workflow.is_main_process else 0
 ARTIFACTS = [name for name, scheme in config["schemes"].items() if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT")]
 ARITHMETIC = [name for name in registry.names("methods") if not grid.trains(name)]
+POINTS = sorted({(), *(grid.points(run.spec) for run in PLAN.runs.values() if run.stage == "unlearn")})
 FIGURES = config["figures"] or list(registry.names("figures"))
 # Tables that figures read, by the names in their TABLES; a new one is a rule that writes <results>/<name>.csv and a name here.
 TABLES = {name: f"{RESULTS}/{name}.csv" for name in ("scores", "recovery")}
@@ -87,9 +88,15 @@ def runtime(share):
     return amount
 
 
-def kept(checkpoint):
-    """An unlearned checkpoint as an output, removed after its last evaluation where the configuration says so."""
-    return temp(checkpoint) if config["keep_checkpoints"] == "until_evaluated" else checkpoint
+def kept(checkpoint, *removed_by):
+    """An unlearned checkpoint as an output, removed after its last use where `keep_checkpoints` says so."""
+    return temp(checkpoint) if config["keep_checkpoints"] in ("until_evaluated", *removed_by) else checkpoint
+
+
+def cells_with(points):
+    """Pattern of the cells whose training keeps these checkpoints along it; () for those that keep none."""
+    setting = f"[^/]*_{grid.segment(points)}" if points else "(?![^/]*_at(-ep)?[0-9])[^/]+"
+    return f"[^/]+_[^/]+/{setting}/seed[0-9]+"
 
 
 def base(wildcards):

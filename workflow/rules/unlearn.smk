@@ -1,40 +1,48 @@
-# One unlearning run; a run whose loss is not finite ends as "diverged" in its outcome.json, and the sweep goes on.
+# One unlearning run; a run whose loss is not finite ends as "diverged" in its outcome.json, and the sweep goes on. Checkpoints along the
+# training are outputs, too, so there is a rule for each list of them.
 
+for points in POINTS:
 
-rule unlearn:
-    input:
-        spec=f"{RESULTS}/{{corpus}}/{{cell}}/spec.json",
-        corpus=f"{RESULTS}/{{corpus}}/corpus/manifest.json",
-        data=ancient(f"{RESULTS}/{{corpus}}/corpus/data"),
-        target=f"{RESULTS}/{{corpus}}/target/outcome.json",
-        target_weights=ancient(f"{RESULTS}/{{corpus}}/target/checkpoint"),
-        program=program("unlearn"),
-    output:
-        outcome=f"{RESULTS}/{{corpus}}/{{cell}}/outcome.json",
-        record=f"{RESULTS}/{{corpus}}/{{cell}}/run.json",
-        checkpoint=kept(directory(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint")),
-    log:
-        f"{RESULTS}/logs/{{corpus}}/{{cell}}/unlearn.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/{{corpus}}/{{cell}}/unlearn.tsv"
-    retries: RETRIES
-    conda:
-        "../../envs/train.yaml"
-    threads: config["resources"]["threads"]
-    resources:
-        mem_mb=mem_mb(20),
-        runtime=runtime(1),
-        gpu=config["resources"]["gpus"],
-        gpu_model=config["resources"]["gpu_model"] or "",
-        save_minutes=config["resources"]["save_minutes"],
-        store=config["store_checkpoints"],
-    params:
-        corpus=subpath(input.corpus, parent=True),
-        target=subpath(input.target, parent=True),
-        out=subpath(output.outcome, parent=True),
-    shell:
-        "exec python -m scripts.unlearn --spec {input.spec:q} --corpus {params.corpus:q} --target {params.target:q}"
-        " --out {params.out:q} --save-minutes {resources.save_minutes} --store-checkpoints {resources.store} 2> {log:q}"
+    rule:
+        name:
+            "_".join(["unlearn", *points])
+        input:
+            spec=f"{RESULTS}/{{corpus}}/{{cell}}/spec.json",
+            corpus=f"{RESULTS}/{{corpus}}/corpus/manifest.json",
+            data=ancient(f"{RESULTS}/{{corpus}}/corpus/data"),
+            target=f"{RESULTS}/{{corpus}}/target/outcome.json",
+            target_weights=ancient(f"{RESULTS}/{{corpus}}/target/checkpoint"),
+            program=program("unlearn"),
+        output:
+            outcome=f"{RESULTS}/{{corpus}}/{{cell}}/outcome.json",
+            record=f"{RESULTS}/{{corpus}}/{{cell}}/run.json",
+            checkpoint=kept(directory(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint")),
+            points=[f"{RESULTS}/{{corpus}}/{{cell}}/{point}/{part}.json" for point in points for part in ("outcome", "run")],
+            along=[kept(directory(f"{RESULTS}/{{corpus}}/{{cell}}/{point}/checkpoint"), "last") for point in points],
+        log:
+            f"{RESULTS}/logs/{{corpus}}/{{cell}}/unlearn.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/{{corpus}}/{{cell}}/unlearn.tsv"
+        wildcard_constraints:
+            cell=cells_with(points),
+        retries: RETRIES
+        conda:
+            "../../envs/train.yaml"
+        threads: config["resources"]["threads"]
+        resources:
+            mem_mb=mem_mb(20),
+            runtime=runtime(1),
+            gpu=config["resources"]["gpus"],
+            gpu_model=config["resources"]["gpu_model"] or "",
+            save_minutes=config["resources"]["save_minutes"],
+            store=config["store_checkpoints"],
+        params:
+            corpus=subpath(input.corpus, parent=True),
+            target=subpath(input.target, parent=True),
+            out=subpath(output.outcome, parent=True),
+        shell:
+            "exec python -m scripts.unlearn --spec {input.spec:q} --corpus {params.corpus:q} --target {params.target:q}"
+            " --out {params.out:q} --save-minutes {resources.save_minutes} --store-checkpoints {resources.store} 2> {log:q}"
 
 
 # Methods that are arithmetic on checkpoints: the same program, with the reinforced model and without a GPU.
