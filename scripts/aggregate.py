@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.core import statistics, tables
+from scripts.core import selection, statistics, tables
 from scripts.core.storage import read_json
 
 SCORE_KEYS = ("score", "rougeL", "acc", "nll")
@@ -36,7 +36,7 @@ def load(cell: dict, results: Path) -> dict:
 
     `value` and its replicates are in the unit in which scores are averaged and compared: 0…1, or nats per token of a perplexity.
     """
-    row = {name: cell.get(name, "") for name in tables.SCORES[:12]}
+    row = {name: cell.get(name, "") for name in tables.CELL[:-1]} | {"step": reached(results / cell["run"])}
     row |= {axis_column(name): flat(value) for name, value in (cell.get("axes") or {}).items()}
     row |= {
         "split": cell.get("split") or split(cell, {}),
@@ -82,6 +82,12 @@ def load(cell: dict, results: Path) -> dict:
 def shown(row: dict, mean: float) -> float:
     """A mean as the tables show it: ×100, or the perplexity of nats per token."""
     return float(np.exp(mean)) if row["kind"] == "perplexity" else 100 * float(mean)
+
+
+def reached(run: Path) -> int | None:
+    """The optimiser step of a run's checkpoint, from its outcome."""
+    path = run / "outcome.json"
+    return read_json(path).get("step") if path.exists() else None
 
 
 def state(status: str, reason: str) -> dict:
@@ -203,7 +209,9 @@ def merge(group: list[dict]) -> dict:
     """The pooled cell of a group of seeds."""
     usable = [cell for cell in group if cell["value"] is not None]
     absent = [f"seed {cell['row']['seed']}: {cell['row']['reason']}" for cell in group if cell["value"] is None]
-    row = group[0]["row"] | {"seed": tables.POOLED, "run": group[0]["row"]["run"].rsplit("/", 1)[0] + "/all"}
+    first = group[0]["row"]
+    row = first | {"seed": tables.POOLED, "run": selection.base(first).rsplit("/", 1)[0] + "/all"}
+    row["step"] = first["step"] if len({cell["row"]["step"] for cell in group}) == 1 else None
     row |= {"value": None, "low": None, "high": None, "n": None, "interval": "", "reason": "; ".join(absent)}
     row["seeds"] = len(usable)
     row["split"] = next((cell["row"]["split"] for cell in group if cell["row"]["split"]), "")
@@ -227,7 +235,7 @@ def merge(group: list[dict]) -> dict:
 
 def recovery(loaded: list[dict]) -> list[dict]:
     """Rows of K and R for every unlearned run (and pool of seeds), scheme, and metric in RECOVERED on the forget set."""
-    cells = {(c["row"]["run"], c["row"]["scheme"], c["row"]["metric"]): c for c in loaded}
+    cells = {(c["row"]["run"], c["row"]["checkpoint"], c["row"]["scheme"], c["row"]["metric"]): c for c in loaded}
     targets = {}
     for cell in loaded:
         row = cell["row"]
@@ -240,7 +248,7 @@ def recovery(loaded: list[dict]) -> list[dict]:
         row = cell["row"]
         forget = row["kind"] in RECOVERED and row["split"] == "forget"
         if row["method"] not in tables.REFERENCES and forget:
-            full = cells.get((row["run"], "full", row["metric"]))
+            full = cells.get((row["run"], row["checkpoint"], "full", row["metric"]))
             rows.append(recovery_row(cell, full, targets.get((row["corpus"], row["scheme"], row["metric"]))))
     return rows
 
@@ -301,8 +309,11 @@ def recovered(cell: dict, full: dict, target: dict):
     return statistics.ratio(above, below, above_replicates, below_replicates, name, unit=1 if nats else 100)
 
 
-def aggregate(cells: list[dict], results) -> dict:
-    """{"scores", "recovery"}: the two tables (pandas) of a sweep whose cells are given as dicts (see the command's --cells)."""
+def aggregate(cells: list[dict], results, stop: str | None = None) -> dict:
+    """{"scores", "recovery"}: the two tables (pandas) of a sweep whose cells are given as dicts (see the command's --cells).
+
+    stop: the forget score by which scripts.core.selection picks checkpoints besides the last ones.
+    """
     results = Path(results)
     for number, cell in enumerate(cells):
         cell = cell if isinstance(cell, dict) else {"run": cell}
@@ -313,6 +324,7 @@ def aggregate(cells: list[dict], results) -> dict:
     add_privleak(loaded)
     for cell in loaded:
         fill_interval(cell, ONE)
+    loaded += selection.stopped(loaded, stop) if stop else []
     loaded += pooled(loaded)
     rows = [cell["row"] for cell in loaded]
     return {"scores": tables.frame(rows, tables.SCORES), "recovery": tables.frame(recovery(loaded), tables.RECOVERY)}
@@ -336,10 +348,12 @@ def main(argv=None) -> int:
     parser.add_argument("--out", required=True, help="folder of scores.parquet, scores.csv and recovery.csv")
     options = parser.parse_args(argv)
     try:
-        cells = read_json(options.cells) if options.cells else sweep_cells(read_json(options.sweep))
+        config = read_json(options.sweep) if options.sweep else {}
+        cells = read_json(options.cells) if options.cells else sweep_cells(config)
         if not isinstance(cells, list):
             raise ValueError(f"cells: {type(cells).__name__} is not allowed; allowed: a list of objects")
-        made = aggregate(cells, options.results)
+        stopping = config.get("evaluation", {})
+        made = aggregate(cells, options.results, stopping.get("stop_metric") if stopping.get("stop") == "retrain" else None)
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     out = Path(options.out)

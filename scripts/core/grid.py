@@ -105,6 +105,7 @@ def plan(config: dict) -> Plan:
     for block, entry in enumerate(config["sweep"]):
         for cell in expand(entry, f"sweep[{block}]", config, sweep.pruned):
             add(sweep, cell)
+    check_stop(sweep)
     for name in {run.corpus: None for run in sweep.runs.values()}:
         for scheme, parameters in config["schemes"].items():
             sweep.schemes[f"{name}/schemes/{scheme}.json"] = {
@@ -121,6 +122,26 @@ def plan(config: dict) -> Plan:
             else:
                 sweep.cells.append((run, scheme))
     return sweep
+
+
+def check_stop(sweep: Plan) -> None:
+    """ConfigError where `evaluation.stop` has nothing to choose from or nothing to choose by."""
+    evaluation = sweep.config["evaluation"]
+    if evaluation["stop"] == "none":
+        return
+    if not any(run.point for run in sweep.runs.values()):
+        raise ConfigError(
+            f"evaluation.stop: {evaluation['stop']!r} chooses among checkpoints, and no block keeps any; allowed: none, or "
+            "checkpoint_at in a block of the sweep, e.g. [100, 200]"
+        )
+    metric = sweep.config["metrics"].get(evaluation["stop_metric"], {})
+    if metric.get("kind") not in ("verbmem", "knowmem") or metric.get("split") != "forget":
+        raise ConfigError(
+            f"evaluation.stop_metric: {evaluation['stop_metric']!r} is no VerbMem or KnowMem of the forget set among metrics; "
+            f"{registry.nearest(evaluation['stop_metric'], sweep.config['metrics'])}"
+        )
+    if "full" not in sweep.config["schemes"]:
+        raise ConfigError("evaluation.stop: needs full precision; allowed: a scheme named full, {kind: full}, among schemes")
 
 
 def expand(block: dict, key: str, config: dict, pruned: list) -> list[dict]:
@@ -146,9 +167,7 @@ def expand(block: dict, key: str, config: dict, pruned: list) -> list[dict]:
         if name not in (*AXES, *training, *extras):
             raise unknown(name, block[name], key, (*AXES, *training, *extras))
     # A list of a key that is itself a list (checkpoint_at) is one value; a list of lists is an axis.
-    whole = {
-        n for n, s in training.items() if s.get("type") == "array" and not any(isinstance(v, list) for v in block.get(n) or ())
-    }
+    whole = {name for name, entry in training.items() if entry.get("type") == "array" and not nested(block.get(name))}
     values = {name: [block[name]] if name in whole else as_list(block[name], f"{key}.{name}") for name in block}
     values.setdefault("regularizer", regularizers)
     values.setdefault("seed", [0])
@@ -178,6 +197,11 @@ def unknown(name: str, value, key: str, known) -> ConfigError:
                     f"{key}.{name}: {value!r} belongs to {plugin} in {room}, which this block lacks; allowed: remove the key"
                 )
     return ConfigError(f"{key}.{name}: unknown key (value {value!r}); {registry.nearest(name, known)}")
+
+
+def nested(value) -> bool:
+    """Whether a value is a list of lists: an axis of a key whose values are lists."""
+    return isinstance(value, list) and any(isinstance(part, list) for part in value)
 
 
 def as_list(value, key: str) -> list:

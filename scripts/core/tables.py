@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-SCORES = ["run", "corpus", "method", "regularizer", "lr", "weights", "moments", "setting", "seed"] + [
-    "scheme",
-    "metric",
-    "kind",
-    "split",
+CELL = ["run", "corpus", "method", "regularizer", "lr", "weights", "moments", "setting", "checkpoint", "step", "seed"]
+CELL += ["scheme", "metric", "kind", "split"]
+SCORES = CELL + [
     "value",
     "low",
     "high",
@@ -25,13 +23,14 @@ SCORES = ["run", "corpus", "method", "regularizer", "lr", "weights", "moments", 
     "seeds",
     "bits_per_weight",
 ]
-RECOVERY = SCORES[:13] + (
+RECOVERY = CELL + (
     ["status", "K", "K_low", "K_high", "K_reason", "R", "R_low", "R_high", "R_reason"]
     + ["unlearned", "unlearned_full", "target", "n", "interval", "seeds", "bits_per_weight"]
 )
 NUMBERS = ["value", "low", "high", "n", "seeds", "bits_per_weight", "K", "K_low", "K_high", "R", "R_low", "R_high"]
 NUMBERS += ["unlearned", "unlearned_full", "target"]
-COUNTS = ["n", "seeds"]
+NUMBERS += ["step"]
+COUNTS = ["n", "seeds", "step"]
 GROUP = [
     "corpus",
     "method",
@@ -40,8 +39,10 @@ GROUP = [
     "weights",
     "moments",
     "setting",
+    "checkpoint",
 ]  # what the seeds of one cell have in common
 POOLED = "all"
+STOPPED = "stop: retrain"  # `checkpoint` of the rows that MUSE's rule picks; of the last it is empty, of others step100 or epoch3
 REFERENCES = ("target", "retrain")
 TITLES = {"verbmem": "VerbMem", "knowmem": "KnowMem", "privleak": "PrivLeak", "perplexity": "Perplexity"}
 
@@ -142,14 +143,15 @@ def label(table: pd.DataFrame) -> dict[tuple, str]:
     keys = [key for key in dict.fromkeys(table[GROUP].itertuples(index=False, name=None)) if key[1] not in REFERENCES]
     parts = {key: dict(zip(GROUP, key, strict=True)) for key in keys}
     names = {key: f"{p['method']}_{p['regularizer']} {p['weights']}".strip() for key, p in parts.items()}
+    where = {key: f" ({p['checkpoint']})" if p["checkpoint"] else "" for key, p in parts.items()}
     for more in ("lr", "setting"):
         # Cells of different corpora stand in different panels and may share a name.
-        seen = pd.Series([(key[0], name) for key, name in names.items()], dtype=object).value_counts()
+        seen = pd.Series([(key[0], name + where[key]) for key, name in names.items()], dtype=object).value_counts()
         for key, name in names.items():
-            if seen[(key[0], name)] > 1:
+            if seen[(key[0], name + where[key])] > 1:
                 short = f"{parts[key]['method']}_{parts[key]['regularizer']}"
                 names[key] = f"{name} lr{parts[key]['lr']}" if more == "lr" else f"{short} {parts[key]['setting']}"
-    return names
+    return {key: name + where[key] for key, name in names.items()}
 
 
 def key(row) -> tuple:

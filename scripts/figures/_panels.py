@@ -7,9 +7,9 @@ NOTHING = "Nothing to draw yet: {}."
 
 
 def unlearned(table):
-    """One row per unlearned cell (pooled over seeds where there are several)."""
+    """One row per unlearned cell (pooled over seeds where there are several): last checkpoints, and those a rule picked."""
     table = tables.cells(table)
-    return table[~table.method.isin(tables.REFERENCES)]
+    return table[~table.method.isin(tables.REFERENCES) & table.checkpoint.isin(["", tables.STOPPED])]
 
 
 def forget_metrics(table) -> list[str]:

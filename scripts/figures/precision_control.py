@@ -11,6 +11,7 @@ from scripts.core import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]
+SETTING = tables.GROUP.index("setting")
 
 
 def draw(tables_):
@@ -115,6 +116,6 @@ def settings(matched) -> list[str]:
     """Small print: which settings stand beside each other."""
     several = len({corpus for corpus, _ in matched}) > 1
     return [
-        f"{corpus + ', ' if several else ''}{name}: {pair['bf16'][-1]} beside {pair['fp32'][-1]}"
+        f"{corpus + ', ' if several else ''}{name}: {pair['bf16'][SETTING]} beside {pair['fp32'][SETTING]}"
         for (corpus, name), pair in matched.items()
     ]

@@ -9,6 +9,7 @@ from matplotlib.text import Text
 
 from scripts import draw as program
 from scripts.core import registry, style, tables
+from scripts.figures import _panels as panels
 
 SCHEMES = ("full", "bnb_fp4", "rtn_int4_tensor")
 METRICS = (("verbmem_f", "verbmem", "forget"), ("knowmem_f", "knowmem", "forget"), ("knowmem_r", "knowmem", "retain"))
@@ -286,3 +287,25 @@ def test_recovery_by_width_plots_hidden_sizes():
         wanted = rows[(rows.scheme == scheme) & (rows.metric == "verbmem_f")]
         points = bars(axis, f"_{scheme}")
         assert [x for x, _ in points] == [64, 128, 256] and [y for _, y in points] == pytest.approx(list(100 * wanted.R))
+
+
+def test_over_training_draws_every_checkpoint_at_its_step():
+    made, parts = make([("npo", "gdr", "bf16")], diverged=()), []
+    for step, name in ((10, "step10"), (20, "step20"), (30, "")):
+        rows = made["scores"].copy()
+        unlearned = ~rows.method.isin(tables.REFERENCES)
+        rows.loc[unlearned, "checkpoint"], rows.loc[unlearned, "step"] = name, step
+        rows.loc[unlearned, "value"] -= step
+        parts.append(rows if name == "" else rows[unlearned])
+    picked = parts[1].assign(checkpoint=tables.STOPPED)
+    scores = pd.concat([*parts, picked], ignore_index=True)
+    axis = drawn("over_training", {"scores": scores}).axes[0]
+    for scheme in SCHEMES:
+        wanted = scores[(scores.method == "npo") & (scores.scheme == scheme) & (scores.metric == "verbmem_f")]
+        wanted = wanted[wanted.checkpoint != tables.STOPPED].sort_values("step")
+        assert bars(axis, f"_{scheme}") == list(zip(wanted.step, wanted["value"], strict=True))
+    (ring,) = [line for line in axis.lines if line.get_label() == "_stop"]
+    assert list(ring.get_xdata()) == [20]
+    usual = panels.unlearned(scores)
+    assert set(usual.checkpoint) == {"", tables.STOPPED}  # other figures show the last and the picked one
+    assert list(tables.label(usual).values()) == ["npo_gdr bf16", "npo_gdr bf16 (stop: retrain)"]

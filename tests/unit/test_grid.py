@@ -254,3 +254,44 @@ def test_kinds_of_reference_and_optimisers_that_make_no_sense_are_pruned():
     assert "raw logits" in reasons and "whole target model" in reasons and "8-bit" in reasons and len(plan.pruned) == 4
     found = [run.path for run in plan.runs.values() if run.stage == "unlearn"]
     assert [path.split("/")[2] for path in found][-1].endswith("_compiled_adamw-8bit") and len(found) == 2
+
+
+def test_checkpoints_along_a_training_are_runs_of_their_own():
+    found = paths(block(max_steps=9, checkpoint_at=[6, 3]), block(epochs=4, checkpoint_at=[1]), block(epochs=4))
+    first, second = "people/npo_gdr/lr1e-5_bf16_st9_a1_at3-6/seed0", "people/npo_gdr/lr1e-5_bf16_ep4_a1_at-ep1/seed0"
+    assert found == [
+        first,
+        f"{first}/step3",
+        f"{first}/step6",
+        second,
+        f"{second}/epoch1",
+        "people/npo_gdr/lr1e-5_bf16_ep4_a1/seed0",
+    ]
+    assert len(paths(block(max_steps=9, checkpoint_at=[[3], [3, 6]]))) == 2 + 3
+
+
+@pytest.mark.parametrize(
+    "keys, evaluation, message",
+    [
+        ({"max_steps": 9, "checkpoint_at": [3, 9]}, {}, "checkpoint_at: 9 does not lie before the end of a run of 9 steps"),
+        ({"epochs": 5, "checkpoint_at": [50]}, {}, "checkpoint_at: 50 does not lie before the end of a run of 5 epochs"),
+        ({"max_steps": 9, "checkpoint_at": 3}, {}, "checkpoint_at: 3"),
+        ({"max_steps": 9, "checkpoint_at": [0]}, {}, "checkpoint_at"),
+        ({"max_steps": 9}, {"stop": "retrain"}, "evaluation.stop: 'retrain' chooses among checkpoints, and no block keeps any"),
+        (
+            {"max_steps": 9, "checkpoint_at": [3]},
+            {"stop": "retrain", "stop_metric": "verbmem"},
+            "evaluation.stop_metric: 'verbmem'",
+        ),
+        ({"method": "task_vector", "regularizer": "none", "lr": None, "checkpoint_at": [3]}, {}, "sweep[0].checkpoint_at: [3]"),
+    ],
+)
+def test_bad_checkpoints_are_one_error(keys, evaluation, message):
+    config = copy.deepcopy(MICRO)
+    config["corpora"]["people"]["model"]["reinforce"] = {"steps": 2, "lr": "1e-4"}
+    config["sweep"] = [{k: v for k, v in block(**keys).items() if v is not None}]
+    config["unlearning"] = {"batch": 4}
+    config["evaluation"] = evaluation
+    with pytest.raises(ConfigError) as error:
+        grid.plan(configuration.resolve(config))
+    assert message in str(error.value)

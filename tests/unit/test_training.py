@@ -333,6 +333,71 @@ def test_a_signal_ends_the_program_with_its_code_and_the_next_start_goes_on(swee
     assert storage.read_json(sweep / "u4" / "outcome.json") == storage.read_json(sweep / "u3" / "outcome.json")
 
 
+def outcomes(folder, *names):
+    return [storage.read_json(folder / name / "outcome.json") for name in names]
+
+
+@pytest.mark.parametrize("more", [{}, {"parameters": "lora", "rank": 2}, {"saliency": "module", "percentile": 50.0}])
+def test_checkpoints_along_a_training_are_those_of_shorter_trainings(sweep, tmp_path, more):
+    """What is kept after step 2 of 5 is what a training of 2 steps ends with, whole or as a difference, and disturbs nothing."""
+    target = ["--target", str(sweep / "target")]
+    for name, spec in {
+        "short": unlearning(max_steps=2, **more),
+        "long": unlearning(max_steps=5, **more),
+        "along": unlearning(max_steps=5, checkpoint_at=[2, 4], **more),
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / "corpus").exists() or (tmp_path / "corpus").symlink_to(sweep / "corpus")
+        assert program(unlearn, tmp_path, name, spec, *target, "--store-checkpoints", "delta") == 0
+    short, long, first, last = (o["weights"] for o in outcomes(tmp_path, "short", "long", "along/step2", "along"))
+    assert first == short and last == long
+    assert {p.name for p in (tmp_path / "along").iterdir()} >= {"step2", "step4"} and not list((tmp_path / "along").glob(".*"))
+    assert {p.name for p in (tmp_path / "along/step2").iterdir()} == {"checkpoint", "outcome.json", "run.json"}
+    a, b = (models.load_model(tmp_path / name / "checkpoint").state_dict() for name in ("short", "along/step2"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert outcomes(tmp_path, "along/step2")[0]["step"] == 2
+
+
+def test_checkpoints_along_a_training_survive_its_interruption(sweep, monkeypatch):
+    """Killed after two of three checkpoints: they are hidden from Snakemake until the end; one that was lost is made again."""
+    target, spec = ["--target", str(sweep / "target")], unlearning(max_steps=5, checkpoint_at=[1, 2, 4])
+    assert program(unlearn, sweep, "p1", spec, *target) == 0
+    inner = trainer.UnlearnTrainer.training_step
+
+    def killed(self, *arguments):
+        if self.state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inner(self, *arguments)
+
+    names = ("step1", "step2", "step4", ".")
+    for name, lose in (("p2", False), ("p3", True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer.UnlearnTrainer, "training_step", killed)
+            assert program(unlearn, sweep, name, spec, *target) == 143
+        assert not (sweep / name / "step1").exists() and (sweep / name / ".step2/checkpoint").exists()
+        assert (sweep / name / ".resume/step-3").exists()
+        if lose:
+            (sweep / name / ".step1" / "point.json").unlink()
+        assert program(unlearn, sweep, name, spec, *target) == 0
+        assert outcomes(sweep / name, *names) == outcomes(sweep / "p1", *names)
+        assert not list((sweep / name).glob(".*"))
+
+
+def test_checkpoints_that_a_diverged_training_did_not_reach_say_so(sweep):
+    spec = unlearning("1e38", max_steps=6, checkpoint_at=[1, 5])
+    assert program(unlearn, sweep, "p4", spec, "--target", str(sweep / "target")) == 0
+    (first,), (late,), (end,) = (outcomes(sweep / "p4", name) for name in ("step1", "step5", "."))
+    assert first["status"] == "done" and end["status"] == late["status"] == "diverged" and late["step"] == end["step"] > 1
+    assert [p.name for p in (sweep / "p4/step5/checkpoint").iterdir()] == ["diverged.json"]
+
+
+def test_checkpoints_in_epochs(sweep):
+    spec = unlearning(max_steps=None, epochs=3, checkpoint_at=[1, 2])
+    assert program(unlearn, sweep, "p5", spec, "--target", str(sweep / "target")) == 0
+    steps = [o["step"] for o in outcomes(sweep / "p5", "epoch1", "epoch2", ".")]
+    assert steps == [steps[0], 2 * steps[0], 3 * steps[0]]
+
+
 def test_diverged_program_says_so_and_succeeds(sweep):
     assert program(unlearn, sweep, "u5", unlearning("1e38", max_steps=6), "--target", str(sweep / "target")) == 0
     outcome = storage.read_json(sweep / "u5" / "outcome.json")
