@@ -25,7 +25,7 @@ import numpy as np
 from scripts.core import selection, statistics, tables
 from scripts.core.storage import read_json
 
-SCORE_KEYS = ("score", "rougeL", "acc", "nll")
+SCORE_KEYS = ("score", "rougeL", "acc", "nll", "entropy")
 RECOVERED = ("verbmem", "knowmem", "perplexity")
 PRIVLEAK_SCORE = "Min-40%"
 ONE, MANY = "samples", "seeds, then samples"

@@ -1,0 +1,105 @@
+"""Fluency by hand, and lm-eval's tasks on a tiny model, offline and under a quantized scheme."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import aggregate, evaluate
+from scripts.core.storage import write_json
+from scripts.metrics import fluency, lm_eval
+
+TASKS = Path(__file__).parent / "tasks"
+METRICS = {
+    "gen": {"kind": "lm_eval", "task": "colours", "source": str(TASKS), "shots": 1},
+    "flu": {"kind": "fluency", "split": "forget", "prompts": 2, "new_tokens": 6, "temperature": 1.0},
+}
+
+
+def test_entropy_by_hand():
+    words = "a b a b a".split()  # ab ba ab ba; aba bab aba
+    assert fluency.ngram_entropy(words, 2) == pytest.approx(1)
+    third = math.log2(3) - 2 / 3  # frequencies 2/3 and 1/3
+    assert fluency.ngram_entropy(words, 3) == pytest.approx(third)
+    assert fluency.entropy("a b a b a") == pytest.approx((2 / 3 + 4 / 3 * third) / 2)
+    assert fluency.entropy("one two three four five") == pytest.approx((2 / 3 * 2 + 4 / 3 * math.log2(3)) / 2)
+    assert fluency.entropy("so, so, so, so,") < fluency.entropy("so, as we go,")
+    assert fluency.entropy("") == fluency.entropy("a") == fluency.entropy("a a a a a") == 0
+
+
+def test_fluency_rescores_and_prompts_begin_the_texts(tmp_path):
+    class Words:
+        def cut(self, texts, tokens):
+            return [" ".join(text.split()[:tokens]) for text in texts]
+
+        def generate(self, prompts, new_tokens, temperature, seed):
+            return ["x y x y x" if "in" in prompt else "" for prompt in prompts]
+
+    write_json(tmp_path / "raw/retain2.json", ["once upon a time", "in a town", "left out"])
+    settings = {name: one["default"] for name, one in fluency.PARAMETERS.items()} | {"prompts": 2, "prompt_tokens": 2}
+    found = fluency.evaluate(Words(), tmp_path, settings)
+    assert [s["prompt"] for s in found["samples"]] == ["once upon", "in a"] and found["n"] == 2
+    assert found["value"] == pytest.approx(100 * fluency.entropy("x y x y x") / 2)
+    assert aggregate.per_sample(found)[0].tolist() == [0, pytest.approx(found["mean"] * 2)]
+    assert fluency.rescore(json.loads(json.dumps(found)))["value"] == found["value"]
+
+
+def test_a_task_from_a_folder_under_full_precision_and_rtn(tmp_path):
+    from scripts.core.models import build_model, build_tokenizer, save_checkpoint
+
+    texts = [one["question"] for one in json.loads((TASKS / "colours.json").read_text())]
+    shape = {"hidden": 32, "layers": 1, "heads": 2, "positions": 128}
+    tokenizer = build_tokenizer(texts * 3, 300, 128)
+    save_checkpoint(build_model(shape, tokenizer), tokenizer, tmp_path / "run/checkpoint")
+    write_json(tmp_path / "run/outcome.json", {"status": "done", "weights": "w"})
+    write_json(tmp_path / "corpus/manifest.json", {})
+    write_json(tmp_path / "corpus/data/raw/forget.json", texts)
+    for name, scheme in (("full", {"kind": "full"}), ("rtn", {"kind": "rtn", "bits": 4, "granularity": "tensor"})):
+        content = {"corpus": {"name": "c"}, "scheme": {"name": name} | scheme, "metrics": METRICS, "batch_tokens": 512}
+        write_json(tmp_path / f"{name}.json", content)
+    common = ["--run", str(tmp_path / "run"), "--corpus", str(tmp_path / "corpus"), "--device", "cpu", "--schemes"]
+    assert evaluate.main([*common, str(tmp_path / "full.json"), str(tmp_path / "rtn.json")]) == 0
+    for scheme in ("full", "rtn"):
+        found = json.loads((tmp_path / f"run/eval/{scheme}/gen.json").read_text())
+        assert found["n"] == 3 and found["score"] == "acc" and {s["acc"] for s in found["samples"]} <= {0.0, 1.0}
+        assert found["value"] == lm_eval.rescore(found)["value"] == pytest.approx(100 * sum(s["acc"] for s in found["samples"]) / 3)
+        assert json.loads((tmp_path / f"run/eval/{scheme}/flu.json").read_text())["n"] == 2
+
+
+def test_broken_logits_have_no_score():
+    import torch
+
+    from scripts.core.generation import NotFinite
+
+    class Output:
+        logits = torch.tensor([[[0.0, math.nan]]])
+
+    with pytest.raises(NotFinite):
+        lm_eval.guard(None, None, Output())
+
+
+def test_what_can_be_known_before_any_job(tmp_path, monkeypatch):
+    chosen = {name: one["default"] for name, one in lm_eval.PARAMETERS.items()}
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="source: 'hub' while HF_HUB_OFFLINE"):
+        lm_eval.check(chosen)
+    (tmp_path / "hub/datasets--cais--mmlu").mkdir(parents=True)
+    lm_eval.check(chosen)
+    with pytest.raises(ValueError, match="source: '/nowhere'"):
+        lm_eval.check(chosen | {"source": "/nowhere"})
+    with pytest.raises(ValueError, match="task: 'shapes'"):
+        lm_eval.check(chosen | {"source": str(TASKS), "task": "shapes"})
+    lm_eval.check(chosen | {"source": str(TASKS), "task": "colours"})
+
+
+def test_the_library_is_imported_only_when_asked_for():
+    code = (
+        "import sys, scripts.metrics.lm_eval, scripts.evaluate; assert not {'lm_eval', 'torch', 'transformers'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
