@@ -38,6 +38,7 @@ localrules:
     sweep,
     aggregate,
     tables,
+    masks,
 
 
 # Scores of every cell, the figures drawn from them, and the paper's tables.

@@ -61,6 +61,10 @@ class Plan:
         """Runs that are evaluated: all but corpora, base and reinforced models."""
         return [run for run in self.runs.values() if run.stage in ("target", "retrain", "unlearn")]
 
+    def masked(self) -> list:
+        """Trainings with a saliency mask, each of which writes mask.json beside its checkpoint."""
+        return [run for path, run in self.runs.items() if "saliency" in run.spec.get("training", {}) and run.spec["run"] == path]
+
     def texts(self) -> dict:
         """Content of every spec and scheme file by path below the results folder."""
         files = {f"{path}/spec.json": dumps(run.spec) for path, run in self.runs.items() if not run.point}

@@ -17,10 +17,23 @@ FIGURES = registry.names("figures")
 RUNS = [("npo", "gdr", "bf16"), ("npo", "gdr", "fp32"), ("ga", "klr", "bf16")]
 
 
+WEIGHTS = [(layer, module) for layer in (0, 1, 2) for module in ("self_attn.q_proj", "mlp.up_proj")] + [(np.nan, "embed_tokens")]
+
+
+def masks(label):
+    """Rows of a run's mask: the upper half of its weights is trained."""
+    shared = label | {"objective": label["method"], "saliency": "module", "percentile": 50.0, "threshold": 1e-3, "status": "ok"}
+    norms = [1e-5 * 10**number for number in range(len(WEIGHTS))]
+    return [
+        shared | {"layer": layer, "module": module, "norm": norm, "trained": float(norm >= 1e-3)}
+        for norm, (layer, module) in zip(norms, WEIGHTS, strict=True)
+    ]
+
+
 def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, settings=1):
     """Synthetic tables: {"scores", "recovery"}."""
     generator = np.random.default_rng(0)
-    rows, back = [], []
+    rows, back, masked = [], [], []
     for corpus in corpora:
         named = [(method, "none", "", "") for method in ("target", "retrain")]
         named += [(*run, f"lr{k + 1}e-5_{run[2]}_ep5") for run in runs for k in range(settings)]
@@ -28,6 +41,7 @@ def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, sett
             label = {"run": f"{corpus}/{method}_{regularizer}/{setting}/seed0", "corpus": corpus, "method": method}
             label |= {"regularizer": regularizer, "weights": weights, "moments": weights, "setting": setting, "seed": "0"}
             label["lr"] = setting[2:6]
+            masked += masks(label) if setting else []
             for scheme in schemes:
                 for metric, kind, split in METRICS:
                     value = generator.uniform(20, 90)
@@ -43,7 +57,11 @@ def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, sett
                         if not bad:
                             more = {"R": share, "R_low": share - 0.1, "R_high": share + 0.1, "K": 0.5}
                         back.append({k: v for k, v in row.items() if k not in ("value", "low", "high", "reason")} | more)
-    return {"scores": tables.frame(rows, tables.SCORES), "recovery": tables.frame(back, tables.RECOVERY)}
+    return {
+        "scores": tables.frame(rows, tables.SCORES),
+        "recovery": tables.frame(back, tables.RECOVERY),
+        "masks": pd.DataFrame(masked, columns=list(masks(label)[0])),
+    }
 
 
 def drawn(name, made):
@@ -93,6 +111,7 @@ MADE = {
     "references diverged": make(diverged=("target", "retrain")),
     "nothing": {"scores": tables.frame([], tables.SCORES), "recovery": tables.frame([], tables.RECOVERY)},
 }
+MADE["nothing"]["masks"] = MADE["no runs"]["masks"]
 
 
 @pytest.mark.parametrize("case", MADE)
@@ -309,3 +328,22 @@ def test_over_training_draws_every_checkpoint_at_its_step():
     usual = panels.unlearned(scores)
     assert set(usual.checkpoint) == {"", tables.STOPPED}  # other figures show the last and the picked one
     assert list(tables.label(usual).values()) == ["npo_gdr bf16", "npo_gdr bf16 (stop: retrain)"]
+
+
+def test_salient_modules_show_norms_and_what_is_trained():
+    made = make([("npo", "gdr", "bf16"), ("npo", "klr", "bf16"), ("ga", "klr", "fp32")], diverged=())
+    lost = made["masks"].iloc[:1].assign(run="people/npo_gdr/lost/seed0", status="missing", layer=np.nan, norm=np.nan)
+    figure = drawn("salient_modules", made | {"masks": pd.concat([made["masks"], lost])})
+    first, second = [axis for axis in figure.axes if axis.get_title()]
+    assert (first.get_title(), second.get_title()) == ("npo, module P50, bf16", "ga, module P50, fp32")
+    assert [label.get_text() for label in first.get_yticklabels()] == ["self_attn.q_proj", "mlp.up_proj", "embed_tokens"]
+    assert [label.get_text() for label in first.get_xticklabels()] == ["0", "1", "2", "other"]
+    places = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 2)]  # of WEIGHTS, whose norms rise
+    shades = {
+        (patch.get_x() + 0.5, patch.get_y() + 0.5): np.dot(patch.get_facecolor()[:3], (0.3, 0.6, 0.1)) for patch in first.patches
+    }
+    assert [shades[place] for place in places] == sorted(shades.values()) and len(set(shades.values())) == 7
+    (dots,) = [dots for dots in first.collections if dots.get_label() == "_trained"]
+    assert sorted(map(tuple, dots.get_offsets().tolist())) == sorted(places[2:])
+    said = " ".join(text.get_text() for text in words(figure))
+    assert "that of 2 runs: npo, module P50, bf16" in said and "No mask: people/npo_gdr/lost/seed0" in said

@@ -16,7 +16,7 @@ CHECKPOINT = ["config.json", "generation_config.json", "tokenizer.json", "tokeni
 def expected(config: dict) -> set[str]:
     """Every file that a finished sweep has, from its plan."""
     plan = grid.plan(configuration.resolve(copy.deepcopy(config)))
-    found = set(plan.schemes) | {"scores.csv", "scores.parquet", "recovery.csv", "sweep.json"}
+    found = set(plan.schemes) | {"scores.csv", "scores.parquet", "recovery.csv", "masks.csv", "sweep.json"}
     for run in plan.runs.values():
         found.add(f"{run.path}/spec.json")
         if run.stage != "corpus":
@@ -55,17 +55,19 @@ def test_outcomes_name_the_weights(finished):
 
 
 def test_a_diverged_run_is_recorded_and_stops_nothing(tmp_path):
-    """Weight decay of 45 times the weights per step overflows: status and step are recorded, its scores are missing."""
+    """An update of 45 times the weights per step overflows: status and step are recorded, scores are missing, the mask is there."""
     config = copy.deepcopy(MICRO)
     shared = {"corpus": "people", "method": "ga", "regularizer": "none", "weights": "fp32", "max_steps": 60}
-    config["sweep"] = [shared | {"lr": "1e-4"}, shared | {"lr": "0.9", "weight_decay": 50.0}]
+    config["sweep"] = [shared | {"lr": "1e-4"}, shared | {"lr": "0.9", "weight_decay": 50.0, "saliency": "module", "percentile": 0}]
     sweep = Sweep(tmp_path, config)
-    sweep.run("scores")
+    sweep.run("scores", f"{config['results']}/masks.csv")
     scores = pd.read_csv(sweep.results / "scores.csv")
     scores = scores[scores["metric"] != "privleak"]  # of three texts, its AUC may be 0 in the retrain run
     wild = scores[(scores["method"] == "ga") & (scores["lr"] == 0.9)]
     calm = scores[(scores["method"] == "ga") & (scores["lr"] != 0.9)]
     outcome = json.loads(next(sweep.results.glob("people/ga_none/lr9e-1*/seed0/outcome.json")).read_text())
     assert outcome["status"] == "diverged" and outcome["step"] >= 1
+    masks = pd.read_csv(sweep.results / "masks.csv")
+    assert set(masks["run"]) == set(wild["run"]) and (masks["trained"] == 1).all() and set(masks["layer"].dropna()) == {0, 1}
     assert set(wild["status"]) == {"diverged"} and wild["value"].isna().all()
     assert set(calm["status"]) == {"ok"} and calm["value"].notna().all()

@@ -48,3 +48,27 @@ rule aggregate:
         results=subpath(output[0], parent=True),
     shell:
         "python -m scripts.aggregate --sweep {input.sweep:q} --results {params.results:q} --out {params.results:q}" " 2> {log:q}"
+
+
+# The masks of all masked runs, weight by weight.
+rule masks:
+    input:
+        sweep=f"{RESULTS}/sweep.json",
+        masks=mask_files,
+        program=program("masks"),
+    output:
+        TABLES["masks"],
+    log:
+        f"{RESULTS}/logs/masks.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/masks.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=15,
+    params:
+        results=subpath(output[0], parent=True),
+    shell:
+        "python -m scripts.masks --sweep {input.sweep:q} --results {params.results:q} --out {output:q} 2> {log:q}"

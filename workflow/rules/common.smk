@@ -1,6 +1,7 @@
 # The resolved configuration, the plan of the sweep, and what several rules need.
 # Nothing here imports torch: a dry run on a login node takes seconds.
 
+import itertools
 import os
 import sys
 
@@ -46,10 +47,12 @@ METRICS = list(config["metrics"])
 RETRIES = config["resources"]["retries"] if workflow.is_main_process else 0
 ARTIFACTS = [name for name, scheme in config["schemes"].items() if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT")]
 ARITHMETIC = [name for name in registry.names("methods") if not grid.trains(name)]
+# What a masked run writes beside its checkpoint, by the beginning of its mask's kind; "" is a run without a mask.
+MASKS = {"": (), "module": ("mask.json",), "row": ("mask.json", "mask.safetensors")}
 POINTS = sorted({(), *(grid.points(run.spec) for run in PLAN.runs.values() if run.stage == "unlearn")})
 FIGURES = config["figures"] or list(registry.names("figures"))
 # Tables that figures read, by the names in their TABLES; a new one is a rule that writes <results>/<name>.csv and a name here.
-TABLES = {name: f"{RESULTS}/{name}.csv" for name in ("scores", "recovery")}
+TABLES = {name: f"{RESULTS}/{name}.csv" for name in ("scores", "recovery", "masks")}
 PAPER_TABLES = ("precisions", "calibrated", "sure", "retained")
 rules_output = {
     "scores": [f"{RESULTS}/{name}" for name in ("scores.parquet", "scores.csv", "recovery.csv")],
@@ -136,6 +139,17 @@ def metric_files(wildcards):
     """Every metric file of the sweep, or with `partial` those that exist."""
     files = [f"{RESULTS}/{run.path}/eval/{scheme}/{metric}.json" for run, scheme in PLAN.cells for metric in METRICS]
     return [path for path in files if os.path.exists(path)] if config["partial"] else files
+
+
+def mask_files(wildcards):
+    """The mask of every masked run of the sweep, or with `partial` of those that have one."""
+    files = [f"{RESULTS}/{run.path}/mask.json" for run in PLAN.masked()]
+    return [path for path in files if os.path.exists(path)] if config["partial"] else files
+
+
+def masked(kind):
+    """Beginning of a pattern of cells: those whose mask is of a kind; "" for those without a mask."""
+    return f"(?=[^/]+/[^/]*_sure-{kind})" if kind else "(?![^/]+/[^/]*_sure-)"
 
 
 def caption(name):

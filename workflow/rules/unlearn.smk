@@ -1,11 +1,11 @@
 # One unlearning run; a run whose loss is not finite ends as "diverged" in its outcome.json, and the sweep goes on. Checkpoints along the
-# training are outputs, too, so there is a rule for each list of them.
+# training and masks are outputs, too, so there is a rule for each list of checkpoints and kind of mask.
 
-for points in POINTS:
+for points, kind in itertools.product(POINTS, MASKS):
 
     rule:
         name:
-            "_".join(["unlearn", *points])
+            "_".join(["unlearn", *points, *filter(None, [kind])])
         input:
             spec=f"{RESULTS}/{{corpus}}/{{cell}}/spec.json",
             corpus=f"{RESULTS}/{{corpus}}/corpus/manifest.json",
@@ -19,12 +19,13 @@ for points in POINTS:
             checkpoint=kept(directory(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint")),
             points=[f"{RESULTS}/{{corpus}}/{{cell}}/{point}/{part}.json" for point in points for part in ("outcome", "run")],
             along=[kept(directory(f"{RESULTS}/{{corpus}}/{{cell}}/{point}/checkpoint"), "last") for point in points],
+            mask=[f"{RESULTS}/{{corpus}}/{{cell}}/{name}" for name in MASKS[kind]],
         log:
             f"{RESULTS}/logs/{{corpus}}/{{cell}}/unlearn.log",
         benchmark:
             f"{RESULTS}/benchmarks/{{corpus}}/{{cell}}/unlearn.tsv"
         wildcard_constraints:
-            cell=cells_with(points),
+            cell=masked(kind) + cells_with(points),
         retries: RETRIES
         conda:
             "../../envs/train.yaml"
