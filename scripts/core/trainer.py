@@ -242,8 +242,8 @@ class RunTrainer(Trainer):
         args._n_gpu = min(1, args.n_gpu)  # never DataParallel: it would change the batch
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collate)
         if training["compile"]:
-            for layer in decoder_layers(model):  # one layer is compiled, all share the code: seconds instead of minutes
-                layer.compile()
+            for layer in decoder_layers(model):  # one is compiled, all share the code
+                layer.forward = torch.compile(layer.forward)  # not the call: hooks (rmu) stay outside
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         if zero is None or zero.first:
