@@ -45,7 +45,7 @@ def resolve(config: dict) -> dict:
     for part, room in ROOMS.items():
         config[part] = {name: plugin(entry, name, part, room) for name, entry in config[part].items()}
     config["unlearning"] = lean(section(config["unlearning"], "unlearning", "unlearning"))
-    for part in ("evaluation", "resources"):
+    for part in ("evaluation", "mechanism", "resources"):
         config[part] = check_object(config[part], top[part]["properties"], part)
     for figure in config["figures"]:
         registry.require("figures", figure, "figures")

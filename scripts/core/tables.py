@@ -59,6 +59,12 @@ def frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:
     return table
 
 
+def plain(rows: list[dict], columns: list[str]) -> pd.DataFrame:
+    """Rows as a table of exactly these columns, numbers to six significant digits; what is not there is empty."""
+    table = pd.DataFrame(rows, columns=columns)
+    return table.map(lambda value: float(f"{value:.6g}") if isinstance(value, float) else "" if value is None else value)
+
+
 def text(value) -> str:
     """A value as it stands in a text column; empty for what is not there."""
     return "" if value is None or (isinstance(value, float) and value != value) else str(value)

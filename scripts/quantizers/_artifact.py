@@ -9,6 +9,7 @@ from pathlib import Path
 
 DESCRIPTION = "quantization.json"
 LAYERS = ".layers."
+UNCOUNTED = ("weight_shape", "shape", "bias", "input_scale", "output_scale")  # parts of a layer that no kernel would read
 
 
 def tensors(artifact) -> dict[str, dict]:
@@ -72,6 +73,32 @@ def describe(model, scheme: dict) -> dict:
     return {**model.quantization, "quantized": count, "left_alone": quantization.left_alone(model)}
 
 
+class Stored:
+    """The layers of a folder, read one at a time."""
+
+    def __init__(self, artifact):
+        from scripts.core.quantization import tensors_on_disk
+
+        files = sorted(Path(artifact).glob("*.safetensors"))
+        if not files:
+            raise ValueError(f"artifact: {str(artifact)!r} holds no *.safetensors; allowed: a folder that scripts.quantize wrote")
+        self.places = {}
+        for path in files:
+            for key in tensors_on_disk(path):
+                layer, part = key.rsplit(".", 1)
+                self.places.setdefault(layer, {})[part] = path
+
+    def parts(self, layer: str) -> dict:
+        """{part: tensor} of one layer, on the CPU."""
+        from safetensors import safe_open
+
+        found = {}
+        for part, path in self.places[layer].items():
+            with safe_open(path, "pt") as file:
+                found[part] = file.get_tensor(f"{layer}.{part}")
+        return found
+
+
 def matrices(headers: dict[str, dict]) -> list[str]:
     """Layer names of the matrices inside decoder blocks, from tensor headers: what is quantized, known without a model."""
     names = [key.removesuffix(".weight") for key, header in headers.items() if key.endswith(".weight")]
@@ -96,7 +123,7 @@ def measure(checkpoint, artifact) -> dict:
         with safe_open(path, "np") as file:
             for key, header in tensors_on_disk(path).items():
                 layer, part = key.rsplit(".", 1)
-                if layer not in quantized or part in ("weight_shape", "shape", "bias"):
+                if layer not in quantized or part in UNCOUNTED:
                     continue
                 if part.endswith("g_idx") and (np_diff(file.get_tensor(key)) >= 0).all():
                     continue

@@ -7,6 +7,8 @@ score would depend on the machine. 8-bit layers stay as they are, because they q
 
 BLOCK = 64
 STATISTICS_BLOCK = 256
+# Half way from the innermost codes to the next: FP4 (1/192 + 1/6)/2; NF4 the mean of 0.0796/2 and 0.0911/2.
+EDGES = {"fp4": (1 / 192 + 1 / 6) / 2, "nf4": (0.07958029955625534 + 0.09105003625154495) / 4}
 
 
 def compute_dtype(device):
@@ -47,6 +49,27 @@ def materialize(model):
                 plain.bias = layer.bias
             model.set_submodule(name, plain.eval())
     return model
+
+
+def held_4bit(weight, kind: str, double: bool):
+    """(values, codes, edge) of one matrix as a loaded model holds it: fp32 (rows, columns), uint8 codes, a number.
+
+    `edge` is the median over blocks of the |w| below which a weight becomes an innermost code: 0 and ±1/192 of FP4, 0 of NF4
+    (there the mean of its two sides). FP4 has two zeros; they count as one code.
+    """
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    packed, state = quantize_4bit(
+        weight.float().contiguous(), blocksize=BLOCK, quant_type=kind, compress_statistics=double, quant_storage=torch.uint8
+    )
+    values = dequantize_4bit(packed, state).float()
+    codes = torch.stack([packed.reshape(-1) >> 4, packed.reshape(-1) & 15], 1).reshape(-1)[: weight.numel()]
+    if kind == "fp4":
+        codes = torch.where(codes == 8, 0, codes)
+    pad = -weight.numel() % BLOCK
+    largest = torch.nn.functional.pad(weight.float().abs().reshape(-1), (0, pad)).reshape(-1, BLOCK).amax(1)
+    return values, codes.reshape(weight.shape), EDGES[kind] * largest.median().item()
 
 
 def load_usable_4bit(checkpoint, kind: str, scheme: dict, device):

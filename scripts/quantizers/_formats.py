@@ -91,6 +91,21 @@ def hqq(tensors: dict, bits: int) -> torch.Tensor:
     return ((codes - zero[..., None]) * scale[..., None]).reshape(rows, cols)
 
 
+def stored(values, parts: dict, bits: int):
+    """(values, codes, edge): dequantized fp32 (rows, columns), their codes, and half the median scale, from a layer's parts.
+
+    Codes are those of GPTQ's qweight, compressed-tensors' weight_packed or HQQ's codes, as they are packed.
+    """
+    rows, cols = values.shape
+    if "qweight" in parts:
+        codes, scale = unpack(parts["qweight"].T, bits, cols), parts["scales"]
+    elif "weight_packed" in parts:
+        codes, scale = unpack(parts["weight_packed"], bits, cols), parts["weight_scale"]
+    else:
+        codes, scale = unpack(parts["codes"], bits, cols), parts["scale"]
+    return values, codes, scale.float().median().item() / 2
+
+
 def halves(blocks: torch.Tensor, first: int, last: int) -> torch.Tensor:
     """Bytes first … last of blocks (n, bytes) read as fp16 numbers, as fp32."""
     return blocks[:, first:last].contiguous().view(torch.float16).float()

@@ -45,6 +45,13 @@ def load(checkpoint, scheme: dict, device, artifact=None):
     return gptq.load(checkpoint, scheme, device, artifact)
 
 
+def stored(parts: dict, scheme: dict):
+    """(values, codes, edge) of one stored matrix, see docs/mechanism.md."""
+    from scripts.quantizers import gptq
+
+    return gptq.stored(parts, scheme)
+
+
 def describe(model, scheme: dict) -> dict:
     """{"bits_per_weight", "bytes", "bytes_on_disk", "quantized", "left_alone"}."""
     from scripts.quantizers import _artifact

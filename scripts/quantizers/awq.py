@@ -35,6 +35,7 @@ READS = {  # layer: the layer whose input it shares
     "mlp.up_proj": "mlp.gate_proj",
     "mlp.down_proj": "mlp.down_proj",
 }
+AFTER = {"self_attn.v_proj": "self_attn.o_proj", "mlp.up_proj": "mlp.down_proj"}  # whose input's scale divides its rows
 
 
 def check(scheme: dict, model_shape: dict | None = None) -> None:
@@ -156,8 +157,11 @@ def block_inputs(model, windows, device) -> list:
     return calls
 
 
-def scale_block(block, seen: dict, bits: int, group: int) -> dict[str, float]:
-    """Search and apply the scales of one decoder block in place; returns α by input and updates `seen` to scaled inputs."""
+def scale_block(block, seen: dict, bits: int, group: int, scales: dict | None = None) -> dict[str, float]:
+    """Search and apply the scales of one decoder block in place; returns α by input and updates `seen` to scaled inputs.
+
+    `scales`, where given, is filled with s (columns,) by input.
+    """
     attention, mlp = block.self_attn, block.mlp
     sets = [
         ("self_attn.q_proj", [attention.q_proj, attention.k_proj, attention.v_proj], block.input_layernorm),
@@ -176,6 +180,8 @@ def scale_block(block, seen: dict, bits: int, group: int) -> dict[str, float]:
         if getattr(before, "bias", None) is not None:
             before.bias.data.div_(s)
         seen[name] = (gram / s / s[:, None], mean / s)
+        if scales is not None:
+            scales[name] = s
     return chosen
 
 
@@ -197,13 +203,18 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
             after = [block(hidden, **named) for hidden, named in calls]
             calls = [(o[0] if isinstance(o, tuple) else o, named) for o, (_, named) in zip(after, calls, strict=True)]
             seen = inputs.result()
-            alphas[number] = scale_block(block, seen, bits, group)
+            scales = {}
+            alphas[number] = scale_block(block, seen, bits, group, scales)
             for name, source in READS.items():
                 weight = block.get_submodule(name).weight.data
                 clip = scheme["clip"] and name not in ("self_attn.q_proj", "self_attn.k_proj")
                 limits = best_clip(weight, seen[source][0], bits, group) if clip else (None, None)
                 codes, scale, zero = rounded(weight, bits, group, *limits)
                 parts = _formats.to_pack_quantized(codes.long(), scale.half(), zero.long(), weight.shape, bits)
+                # How to get back from scaled to the checkpoint's weights: w = stored / input_scale · output_scale.
+                after = scales.get(AFTER.get(name))
+                parts["input_scale"] = scales.get(source, torch.ones_like(weight[0])).clone()
+                parts["output_scale"] = torch.ones_like(weight[:, 0]) if after is None else after.clone()
                 stored |= {f"model.layers.{number}.{name}.{part}": t.cpu() for part, t in parts.items()}
         for key, tensor in model.state_dict().items():
             if "layernorm" in key or key.endswith(".bias"):
@@ -220,6 +231,16 @@ def load(checkpoint, scheme: dict, device, artifact=None):
         return _formats.pack_quantized(parts, scheme["bits"])
 
     return _artifact.load(checkpoint, artifact, device, weight)
+
+
+def stored(parts: dict, scheme: dict):
+    """(values, codes, edge) of one stored matrix in the checkpoint's own units: AWQ's scales are taken out again."""
+    from scripts.quantizers import _formats
+
+    if not {"input_scale", "output_scale"} <= parts.keys():
+        raise ValueError("artifact: no scales beside AWQ's codes; allowed: a folder that this version of scripts.quantize wrote")
+    values, codes, edge = _formats.stored(_formats.pack_quantized(parts, scheme["bits"]), parts, scheme["bits"])
+    return values / parts["input_scale"] * parts["output_scale"][:, None], codes, edge
 
 
 def describe(model, scheme: dict) -> dict:

@@ -38,6 +38,17 @@ def load(checkpoint, scheme: dict, device, artifact=None):
     return load_model(checkpoint, device, config)
 
 
+def held(weight, scheme: dict):
+    """(values, codes, edge) of one matrix: fp32 (rows, columns), int8 codes, and the median |w| that rounds to 0 at most.
+
+    Activations are rounded too when the model runs; that is no part of the weights.
+    """
+    from bitsandbytes.functional import int8_vectorwise_quant
+
+    codes, largest, _ = int8_vectorwise_quant(weight.half())
+    return codes.float() * largest[:, None] / 127, codes, largest.median().item() / 254
+
+
 def describe(model, scheme: dict) -> dict:
     """{"bits_per_weight", "bytes", "quantized", "left_alone"}; 8 bits and an fp32 scale per row."""
     from scripts.core.quantization import report

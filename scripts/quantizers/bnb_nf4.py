@@ -23,6 +23,13 @@ def load(checkpoint, scheme: dict, device, artifact=None):
     return load_usable_4bit(checkpoint, "nf4", scheme, device)
 
 
+def held(weight, scheme: dict):
+    """(values, codes, edge) of one matrix, as a loaded model holds it; see scripts.quantizers._bnb.held_4bit."""
+    from scripts.quantizers._bnb import held_4bit
+
+    return held_4bit(weight, "nf4", scheme.get("double", False))
+
+
 def describe(model, scheme: dict) -> dict:
     """{"bits_per_weight", "bytes", "quantized", "left_alone"}; 4.5 bits, or about 4.13 with `double`."""
     from scripts.quantizers._bnb import report_4bit

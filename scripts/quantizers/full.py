@@ -18,6 +18,11 @@ def load(checkpoint, scheme: dict, device, artifact=None):
     return load_model(checkpoint, device)
 
 
+def held(weight, scheme: dict):
+    """(values, codes, edge) of one matrix, see docs/mechanism.md: nothing is rounded, so there are no codes and no edge."""
+    return weight.float(), None, None
+
+
 def describe(model, scheme: dict) -> dict:
     """{"bits_per_weight", "bytes", "quantized": 0, "left_alone": all Linear and Embedding layers}."""
     from scripts.core.quantization import report

@@ -127,6 +127,14 @@ def load(checkpoint, scheme: dict, device, artifact=None):
     return _artifact.load(checkpoint, artifact, device, weight)
 
 
+def stored(parts: dict, scheme: dict):
+    """(values, None, None) of one stored matrix: its codes have scales of scales, so values alone are compared."""
+    from scripts.quantizers import _formats
+
+    ((kind, blocks),) = parts.items()
+    return _formats.gguf(blocks, kind), None, None
+
+
 def describe(model, scheme: dict) -> dict:
     """{"bits_per_weight", "bytes", "bytes_on_disk", "quantized", "left_alone"}."""
     from scripts.quantizers import _artifact

@@ -60,6 +60,13 @@ def load(checkpoint, scheme: dict, device, artifact=None):
     return _artifact.load(checkpoint, artifact, device, weight)
 
 
+def stored(parts: dict, scheme: dict):
+    """(values, codes, edge) of one stored matrix, see docs/mechanism.md."""
+    from scripts.quantizers import _formats
+
+    return _formats.stored(_formats.pack_quantized(parts, scheme["bits"]), parts, scheme["bits"])
+
+
 def describe(model, scheme: dict) -> dict:
     """{"bits_per_weight", "bytes", "bytes_on_disk", "quantized", "left_alone"}."""
     from scripts.quantizers import _artifact

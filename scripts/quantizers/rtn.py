@@ -85,6 +85,13 @@ def dequantize(codes, scale, zero, shape):
     return ((codes - zero).float() * scale).reshape(shape)
 
 
+def held(weight, scheme: dict):
+    """(values, codes, edge) of one matrix: fp32 (rows, columns), codes of the same shape, and half the median scale."""
+    settings = (scheme["bits"], scheme["granularity"], scheme.get("group"), scheme.get("symmetric", True))
+    codes, scale, zero = quantize(weight, *settings)
+    return dequantize(codes, scale, zero, weight.shape), codes.reshape(weight.shape), scale.median().item() / 2
+
+
 def apply(model, scheme: dict):
     """Replace each quantized layer's weight by its dequantized value, in place and one layer at a time; returns the
     model.

@@ -52,8 +52,9 @@ MASKS = {"": (), "module": ("mask.json",), "row": ("mask.json", "mask.safetensor
 POINTS = sorted({(), *(grid.points(run.spec) for run in PLAN.runs.values() if run.stage == "unlearn")})
 FIGURES = config["figures"] or list(registry.names("figures"))
 # Tables that figures read, by the names in their TABLES; a new one is a rule that writes <results>/<name>.csv and a name here.
-TABLES = {name: f"{RESULTS}/{name}.csv" for name in ("scores", "recovery", "masks")}
 PAPER_TABLES = ("precisions", "calibrated", "sure", "retained")
+TABLE_NAMES = ("scores", "recovery", "masks", "mechanism", "moved", "costs", "prediction", "prediction_fit")
+TABLES = {name: f"{RESULTS}/{name}.csv" for name in TABLE_NAMES}
 rules_output = {
     "scores": [f"{RESULTS}/{name}" for name in ("scores.parquet", "scores.csv", "recovery.csv")],
     "figures": [f"{RESULTS}/figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "pdf")],
@@ -150,6 +151,28 @@ def mask_files(wildcards):
 def masked(kind):
     """Beginning of a pattern of cells: those whose mask is of a kind; "" for those without a mask."""
     return f"(?=[^/]+/[^/]*_sure-{kind})" if kind else "(?![^/]+/[^/]*_sure-)"
+
+
+def schemes_of(wildcards):
+    """Names of the schemes that hold an unlearned run."""
+    return [scheme for run, scheme in PLAN.cells if run.path == f"{wildcards.corpus}/{wildcards.cell}"]
+
+
+def scheme_files(wildcards):
+    """Scheme files of an unlearned run."""
+    return [f"{RESULTS}/{wildcards.corpus}/schemes/{name}.json" for name in schemes_of(wildcards)]
+
+
+def scheme_artifacts(wildcards):
+    """Quantized models of an unlearned run and of its target, as far as schemes keep them on disk."""
+    folders = (f"{wildcards.corpus}/{wildcards.cell}", f"{wildcards.corpus}/target")
+    return [f"{RESULTS}/{path}/quantized/{name}" for name in schemes_of(wildcards) if name in ARTIFACTS for path in folders]
+
+
+def mechanism_files(wildcards):
+    """mechanism.json of every unlearned run, or with `partial` those that exist."""
+    files = [f"{RESULTS}/{run.path}/mechanism.json" for run in PLAN.evaluated() if run.stage == "unlearn" and not run.point]
+    return [path for path in files if os.path.exists(path)] if config["partial"] else files
 
 
 def caption(name):

@@ -1,0 +1,105 @@
+"""What every cell took: costs.csv with hours of training, quantization and evaluation, and bytes of checkpoints and models.
+
+Hours are wall-clock hours of the jobs' last successful attempts, from Snakemake's benchmarks, with the cores or GPUs that they
+had. An evaluation job that served several schemes counts for each with an equal share. Bytes are those of the checkpoint's
+files and of the model under the scheme (as a kernel would hold it, measured at evaluation; artifacts also on disk).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from scripts.core.storage import read_json
+from scripts.mechanism_tables import LABELS
+
+COLUMNS = [*LABELS, "scheme", "device", "train_hours", "quantize_hours", "evaluate_hours", "mechanism_hours"]
+COLUMNS += ["checkpoint_bytes", "model_bytes", "artifact_bytes"]
+
+
+def hours(path: Path) -> float | None:
+    """Wall-clock hours in a benchmark file of Snakemake; None where it is missing or unreadable."""
+    try:
+        header, values = path.read_text(encoding="utf-8").splitlines()[:2]
+        return float(dict(zip(header.split("\t"), values.split("\t"), strict=True))["s"]) / 3600
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def first(*values):
+    """The first that is not None, or None."""
+    return next((value for value in values if value is not None), None)
+
+
+def jobs(config: dict) -> dict[str, tuple[str, int]]:
+    """{scheme: (scheme that names its evaluation job, schemes that share the job)}; as workflow/rules/evaluate.smk makes them."""
+    from scripts.core import registry
+
+    alone = [n for n, scheme in config["schemes"].items() if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT")]
+    memory, per_job = [name for name in config["schemes"] if name not in alone], config["evaluation"]["schemes_per_job"]
+    groups = [memory[i : i + per_job] for i in range(0, len(memory), per_job)] + [[name] for name in alone]
+    return {name: (group[0], len(group)) for group in groups for name in group}
+
+
+def device(run: Path) -> str:
+    """What a run was trained on, cpu or cuda; empty where its record is missing."""
+    path = run / "run.json"
+    return str(read_json(path).get("device", "")) if path.exists() else ""
+
+
+def described(run: Path, scheme: str) -> dict:
+    """What an evaluation recorded of the model under the scheme: {"bytes", "bytes_on_disk", …} or {}."""
+    for path in sorted((run / "eval" / scheme).glob("*.json")):
+        found = read_json(path).get("quantization")
+        if found:
+            return found
+    return {}
+
+
+def size(folder: Path) -> int | None:
+    """Bytes of all files of a folder; None where there is none."""
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    return sum(path.stat().st_size for path in files) if files else None
+
+
+def collect(config: dict, results: Path) -> list[dict]:
+    """One row per run and scheme of a resolved configuration; what is not known is None."""
+    from scripts.core.grid import labels, plan
+
+    shared, made, sizes = jobs(config), [], {}
+    for run, scheme in plan(config).cells:
+        place, times = results / run.path, results / "benchmarks" / run.path
+        if run.path not in sizes:
+            sizes[run.path] = size(place / "checkpoint")
+        leader, count = shared[scheme]
+        evaluated, model = hours(times / f"evaluate_{leader}.tsv"), described(place, scheme)
+        row = {name: value for name, value in labels(run).items() if name in LABELS}
+        row |= {"scheme": scheme, "device": device(place), "checkpoint_bytes": sizes[run.path]}
+        row["train_hours"] = first(hours(times / "unlearn.tsv"), hours(times / "combine.tsv"), hours(times.with_suffix(".tsv")))
+        row["quantize_hours"] = hours(times / f"quantize_{scheme}.tsv")
+        row["evaluate_hours"] = None if evaluated is None else evaluated / count
+        row["mechanism_hours"] = hours(times / "mechanism.tsv")
+        row |= {"model_bytes": model.get("bytes"), "artifact_bytes": model.get("bytes_on_disk")}
+        made.append(row)
+    return made
+
+
+def main(argv=None) -> int:
+    """Command line; returns the exit status. Wrong input ends with one line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.costs", description=__doc__.splitlines()[0])
+    parser.add_argument("--sweep", required=True, help="JSON of a resolved configuration, from which the cells are planned")
+    parser.add_argument("--results", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--out", type=Path, help="folder of costs.csv (default: that of the runs)")
+    options = parser.parse_args(argv)
+    try:
+        made = collect(read_json(options.sweep), options.results)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from scripts.core import tables
+
+    tables.write(tables.plain(made, COLUMNS), (options.out or options.results) / "costs.csv")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,161 @@
+"""What unlearning did to the weights, and what each quantization scheme leaves of it; no text is generated.
+
+For one unlearned run against its target, one tensor at a time: which weights moved and how far, and for each scheme how many
+codes change, how much of the update survives and in which direction (formulas: scripts/core/update.py, docs/mechanism.md).
+With --corpus, also how much of the update's first-order effect on the forget loss survives; that takes one backward pass of
+the unlearned model over the forget set, and memory for it. Without, a few GB do for any model.
+
+What was computed for a scheme is kept while run, target and scheme are the same. (The program is not called `inspect`: started by
+its path, a file of that name would hide Python's own module.)
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from scripts.core import registry
+from scripts.core.storage import digest, read_json, write_json
+
+VERSION = 1
+OUTPUT = "mechanism.json"
+
+
+def measure(run: Path, target: Path, schemes: list[dict], known: dict, corpus: Path | None = None) -> dict:
+    """The content of mechanism.json; `known` is what an earlier call wrote, or {}."""
+    outcome = read_json(run / "outcome.json")
+    print_ = digest([VERSION, outcome, read_json(target / "outcome.json"), corpus is not None])
+    content = {"version": VERSION, "fingerprint": print_, "status": "ok", "modules": {}, "schemes": {}}
+    if outcome.get("status") == "diverged":
+        return content | {"status": "diverged"}
+    if (run / "checkpoint" / "pair.json").exists():
+        return content | {"status": "a pair of models"}  # its logits are combined: it has no weights of its own to compare
+    old = known if known.get("fingerprint") == print_ else {}
+    kept = {name: entry for name, entry in old.get("schemes", {}).items() if entry["scheme"] in schemes}
+    wanted = [scheme for scheme in schemes if scheme["name"] not in kept]
+    if old and not wanted:
+        return old | {"schemes": kept}
+    content |= compute(run, target, wanted, corpus)
+    content["schemes"] = {s["name"]: (content["schemes"] | kept)[s["name"]] for s in schemes}
+    return content
+
+
+def compute(run: Path, target: Path, schemes: list[dict], corpus: Path | None) -> dict:
+    """{"modules", "schemes"}: sums and histograms of every tensor, and of every quantized matrix under each scheme."""
+    from scripts.core import update
+
+    before, after = Tensors(target / "checkpoint"), Tensors(run / "checkpoint")
+    if before.names() != after.names():
+        odd = sorted(before.names() ^ after.names())[0]
+        raise ValueError(f"{run}: {odd!r} is not in both checkpoints; allowed: a run and the target that it started from")
+    gradients = forget_gradient(run, corpus) if corpus else {}
+    quantizers = {scheme["name"]: Quantizer(scheme, run, target) for scheme in schemes}
+    modules, parts = {}, {name: {} for name in quantizers}
+    matrices = set(after.matrices())
+    for name in sorted(after.names()):
+        layer, old, new = name.removesuffix(".weight"), before.get(name), after.get(name)
+        gradient = gradients.pop(name, None)
+        modules[layer] = {"quantized": layer in matrices} | update.of_update(old, new, gradient)
+        for scheme, quantizer in quantizers.items():
+            if layer in matrices:
+                parts[scheme][layer] = update.of_scheme(old, new, *quantizer.pair(layer, old, new), gradient)
+    found = {s["name"]: {"scheme": s, "modules": parts[s["name"]]} for s in schemes}
+    return {"modules": modules, "schemes": found}
+
+
+class Tensors:
+    """The tensors of a checkpoint, whole or kept as a difference, read one at a time as fp32."""
+
+    def __init__(self, checkpoint: Path):
+        from scripts.core import delta
+        from scripts.core.quantization import tensors_on_disk
+
+        packed = delta.is_packed(checkpoint)
+        self.source = delta.Delta(checkpoint) if packed else delta.Weights(checkpoint)
+        self.headers = self.source.headers if packed else tensors_on_disk(checkpoint)
+
+    def names(self) -> set[str]:
+        """Names of the tensors of weights."""
+        return {name for name, header in self.headers.items() if header["dtype"] in ("F32", "BF16", "F16")}
+
+    def matrices(self) -> list[str]:
+        """Layers that schemes quantize."""
+        from scripts.quantizers._artifact import matrices
+
+        return matrices(self.headers)
+
+    def get(self, name: str):
+        """One tensor, fp32 on the CPU."""
+        return self.source.tensor(name).float()
+
+
+class Quantizer:
+    """A scheme's values and codes of a matrix, of the target and of the run."""
+
+    def __init__(self, scheme: dict, run: Path, target: Path):
+        self.scheme, self.plugin, self.artifacts = scheme, registry.load("quantizers", scheme["kind"]), None
+        function = "held"
+        if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT"):
+            from scripts.quantizers._artifact import Stored
+
+            function = "stored"
+            self.artifacts = [Stored(place / "quantized" / scheme["name"]) for place in (target, run)]
+        if not hasattr(self.plugin, function):
+            raise ValueError(
+                f"scheme.kind: {scheme['kind']!r} has no {function}(); allowed: a quantizer with it (docs/mechanism.md)"
+            )
+
+    def pair(self, layer: str, before, after):
+        """(values, codes, edge) of w_0 and of w."""
+        if self.artifacts:
+            return [self.plugin.stored(artifact.parts(layer), self.scheme) for artifact in self.artifacts]
+        return [self.plugin.held(weight, self.scheme) for weight in (before, after)]
+
+
+def forget_gradient(run: Path, corpus: Path) -> dict:
+    """{tensor name: fp32 ∂L/∂w} at the unlearned model; L is the mean cross-entropy over the forget set's training chunks."""
+    import torch
+
+    from scripts.core import batching, models, runs, saliency, trainer
+    from scripts.core.quantization import load_model
+
+    trainer.deterministic()
+    spec = read_json(run / "spec.json")
+    model = load_model(run / "checkpoint", "cuda" if torch.cuda.is_available() else "cpu").requires_grad_(True)
+    tokenizer = models.load_tokenizer(run / "checkpoint")
+    rows = batching.chunks(runs.read_texts(corpus, "forget"), tokenizer, spec["corpus"]["max_length"])
+    data = batching.ForgetRetainDataset(rows)
+    count = max(1, 2048 // rows.shape[1])
+    batches = (
+        batching.collate([data[i]["forget"] for i in range(first, min(first + count, len(data)))])
+        for first in range(0, len(data), count)
+    )
+    model.config.use_cache = False
+    found = saliency.forget_gradient(model, batches, lambda m, b: m(**{k: v for k, v in b.items() if k != "index"}).loss)
+    return {name: gradient.cpu() for name, gradient in found.items()}
+
+
+def main(argv=None) -> int:
+    """Command line; returns the exit status. Wrong input ends with one line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.mechanism", description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True, help="run folder of the unlearned model")
+    parser.add_argument("--target", type=Path, required=True, help="run folder of the target")
+    parser.add_argument("--schemes", type=Path, nargs="+", required=True, metavar="FILE", help="scheme files")
+    parser.add_argument("--corpus", type=Path, help="corpus folder: also weigh the update by the forget loss's gradient")
+    parser.add_argument("--out", type=Path, help=f"file that is written (default: {OUTPUT} in the run folder)")
+    options = parser.parse_args(argv)
+    out = options.out or options.run / OUTPUT
+    try:
+        for path in (options.run / "outcome.json", options.target / "outcome.json", *options.schemes):
+            if not path.is_file():
+                raise ValueError(f"{path} does not exist; allowed: a finished run, its target and scheme files")
+        schemes = [read_json(path)["scheme"] for path in options.schemes]
+        known = read_json(out) if out.is_file() else {}
+        write_json(out, measure(options.run, options.target, schemes, known, options.corpus))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
