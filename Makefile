@@ -55,5 +55,5 @@ envs: install  ## build the environments of the schemes that need their own (GPT
 test-cluster: install  ## run the tests on a real Slurm, started on this machine (Debian packages: tests/cluster/packages.txt)
 	$(BIN)/pytest tests/cluster
 
-bench: install  ## how much faster and smaller than the published code's way, side by side (6 minutes on 2 cores)
+bench: install  ## how much faster and smaller than the published code's way, side by side (some minutes on 2 cores)
 	$(BIN)/python -m benchmarks
