@@ -10,7 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from scripts.core import sweep
+from scripts.core import memory, sweep
 from scripts.core.config import billions
 
 STORED = {"bf16": 2, "fp32": 4}  # bytes per weight
@@ -105,6 +105,9 @@ def main(argv=None) -> int:
         each, source = hours(corpus, kind, plan, measured)
         total += each * number
         print(f"{corpus:16s} {kind:10s} {number:7d} {each:11.3f} {each * number:9.2f}  {source}")
+    print("\nmemory:")
+    for line in memory.table(plan):
+        print(line)
     kept, state = disk(plan)
     gpus = plan.config["resources"]["gpus"]
     print(f"\njob hours: {total:.1f}" + (f" ({gpus} GPU per training, 1 per evaluation)" if gpus else " (no GPU asked for)"))

@@ -27,6 +27,7 @@ OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")
 # Elements that are widened to float32 together: bounds the extra memory of a step, and on a CPU keeps them in a core's cache (the
 # demo's bf16 step in a third of the time, the same bits).
 BUCKET = {"cuda": 2**26, "cpu": 2**17}
+LARGEST = 2**26  # elements of one tensor that are widened together: more is done in parts
 
 
 def _signed(value: int) -> int:
@@ -43,19 +44,22 @@ def _scramble(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def random_halves(count: int, seed: int, step: int, tensor: int, device="cpu") -> torch.Tensor:
-    """(count,) int32 in 0 … 65535, a pure function of its arguments, the same on every device."""
+def random_halves(count: int, seed: int, step: int, tensor: int, device="cpu", start: int = 0) -> torch.Tensor:
+    """(count,) int32 in 0 … 65535, a pure function of its arguments, the same on every device.
+
+    start: an even number of elements of the tensor that come before.
+    """
     key = torch.tensor([_signed(seed)], dtype=torch.int32)
     for word in (step, tensor):
         key = _scramble(key + _signed(word * 0x9E3779B9 + 1))
-    counter = torch.arange((count + 1) // 2, dtype=torch.int32, device=device)
+    counter = torch.arange(start // 2, (start + count + 1) // 2, dtype=torch.int32, device=device)
     bits = _scramble(_scramble(counter) + int(key))
     return (bits.view(torch.int16)[:count]).int() & 0xFFFF
 
 
-def round_stochastically(values: torch.Tensor, seed: int, step: int, tensor: int) -> torch.Tensor:
+def round_stochastically(values: torch.Tensor, seed: int, step: int, tensor: int, start: int = 0) -> torch.Tensor:
     """float32 values on the bfloat16 grid: each of the two neighbours with probability equal to its nearness."""
-    noise = random_halves(values.numel(), seed, step, tensor, values.device).view(values.shape)
+    noise = random_halves(values.numel(), seed, step, tensor, values.device, start).view(values.shape)
     # The 16 bits that bfloat16 drops are the position between two neighbours: a uniform 16-bit number carries with that
     # probability.
     bits = (values.contiguous().view(torch.int32) + noise) & _signed(0xFFFF0000)
@@ -127,7 +131,11 @@ class PrecisionAdamW(torch.optim.Optimizer):
                 if p in self.rows:
                     self._update_rows(group, ordinal, p, self.rows[p])
                     continue
-                if bucket and (size + p.numel() > BUCKET.get(p.device.type, BUCKET["cuda"]) or p.device != bucket[0][1].device):
+                limit = BUCKET.get(p.device.type, BUCKET["cuda"])
+                if p.numel() > LARGEST and p.is_contiguous():
+                    self._update_in_parts(group, ordinal, p)
+                    continue
+                if bucket and (size + p.numel() > limit or p.device != bucket[0][1].device):
                     self._update(group, bucket)
                     bucket, size = [], 0
                 bucket.append((ordinal, p))
@@ -154,6 +162,15 @@ class PrecisionAdamW(torch.optim.Optimizer):
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.index_copy_(0, index, part)
 
+    def _update_in_parts(self, group, ordinal, p):
+        """The step of a tensor above that size, as ZeRO's, which hold all of a rank's weights."""
+        state = self._state(p, group["moments"])
+        flat = [tensor.reshape(-1) for tensor in (p, p.grad, state["exp_avg"], state["exp_avg_sq"])]
+        for start in range(0, p.numel(), LARGEST):
+            parts = [[tensor[start : start + LARGEST]] for tensor in flat]
+            self._apply(group, [ordinal], *parts, [state["step"].clone()], start)
+        state["step"] += 1
+
     def _update(self, group, bucket):
         params = [p for _, p in bucket]
         states = [self._state(p, group["moments"]) for p in params]
@@ -161,7 +178,7 @@ class PrecisionAdamW(torch.optim.Optimizer):
         self._apply(group, [n for n, _ in bucket], params, [p.grad for p in params], *moments, [s["step"] for s in states])
 
     @staticmethod
-    def _apply(group, ordinals, params, grads, averages, squares, steps):
+    def _apply(group, ordinals, params, grads, averages, squares, steps, start=0):
         """One step of these tensors in place: float32 arithmetic, stored in the group's precisions."""
         stored = [params, averages, squares]
         # `.float()` returns a float32 tensor itself: then the kernel writes in place and nothing is copied.
@@ -188,7 +205,7 @@ class PrecisionAdamW(torch.optim.Optimizer):
             torch._foreach_copy_(params, [w.bfloat16() for w in wide[0]])
         elif group["weights"] == "bf16_stochastic":
             for ordinal, p, w in zip(ordinals, params, wide[0], strict=True):
-                p.copy_(round_stochastically(w, group["seed"], group["count"], ordinal))
+                p.copy_(round_stochastically(w, group["seed"], group["count"], ordinal, start))
 
 
 def bitsandbytes_adamw(name: str, groups, **usual):

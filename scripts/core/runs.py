@@ -3,11 +3,13 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 from scripts.core import delta, storage
 from scripts.core.provenance import Provenance
+from scripts.core.resume import EXIT_CODES
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -103,6 +105,9 @@ def finish(out, provenance: Provenance, write, step: int, status="done", target=
 
 def guarded(program, argv) -> int:
     """Run a program; a ValueError (bad input) becomes one line on stderr and exit code 2."""
+    for number in EXIT_CODES:  # torchrun is started deaf to them (scripts.launch), and its ranks inherit that
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     try:
         return program(argv)
     except ValueError as error:

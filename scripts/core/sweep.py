@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from scripts.core import config as configuration
-from scripts.core import grid
+from scripts.core import grid, memory
 
 
 def read(path) -> grid.Plan:
@@ -18,4 +18,6 @@ def read(path) -> grid.Plan:
         raise ValueError(
             f"--config: {str(path)!r} is not YAML ({str(error).splitlines()[0]}); allowed: a configuration file"
         ) from error
-    return grid.plan(configuration.resolve(content or {}))
+    plan = grid.plan(configuration.resolve(content or {}))
+    memory.check(plan)
+    return plan

@@ -14,7 +14,6 @@ Each term of a loss runs backward by itself and is reduced at once into this ran
 """
 
 import os
-import signal
 from dataclasses import dataclass
 
 STAGES = (2, 3)
@@ -70,9 +69,6 @@ class Zero:
             raise ValueError("training.saliency: rows are chosen on one GPU only; allowed: resources.gpus 1, or module")
         if stage == 3 and (training["saliency"] != "none" or training["parameters"] == "lora"):
             raise ValueError("resources.zero: 3 is not allowed with saliency or LoRA; allowed: 2")
-        for number in (signal.SIGTERM, signal.SIGUSR1):  # the launcher's own way of ignoring them is inherited
-            if signal.getsignal(number) == signal.SIG_IGN:
-                signal.signal(number, signal.SIG_DFL)
         import torch
 
         if not torch.cuda.is_available():

@@ -35,6 +35,7 @@ PARAMETERS = {
 }
 NEEDS = ("model", "retain")
 KIND = "training"
+SEVERAL_GPUS = False  # it leaves the forward pass at a layer, where ZeRO waits for the end
 
 
 class _Reached(Exception):

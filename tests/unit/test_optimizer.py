@@ -149,6 +149,9 @@ def test_bucketing_does_not_change_a_bit(monkeypatch):
     expected = train(whole, PrecisionAdamW(whole, **settings), 4)
     monkeypatch.setitem(optimizer.BUCKET, "cpu", 100)
     assert same(train(cut, PrecisionAdamW(cut, **settings), 4), expected)
+    monkeypatch.setattr(optimizer, "LARGEST", 100)  # and of a tensor in parts
+    parts = parameters()
+    assert same(train(parts, PrecisionAdamW(parts, **settings), 4), expected)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from scripts.core import registry
 from scripts.core import config as configuration
 from scripts.core import grid
 from scripts.core import isolation
+from scripts.core import memory
 from scripts.core import slurm_polling
 from scripts.core.storage import dumps
 
@@ -24,6 +25,7 @@ try:
     config = configuration.resolve(config)
     PLAN = grid.plan(config)
     configuration.check_plugins(config)
+    memory.check(PLAN)
 except ValueError as error:
     raise WorkflowError(f"config: {error}") from None
 
@@ -50,6 +52,17 @@ ARITHMETIC = [name for name in registry.names("methods") if not grid.trains(name
 # What a masked run writes beside its checkpoint, by the beginning of its mask's kind; "" is a run without a mask.
 MASKS = {"": (), "module": ("mask.json",), "row": ("mask.json", "mask.safetensors")}
 POINTS = sorted({(), *(grid.points(run.spec) for run in PLAN.runs.values() if run.stage == "unlearn")})
+# How many processes a training has, and how they share it (scripts/launch.py). Resources, because they decide no result. On several
+# nodes the job is one of the kind "mpi": then the launcher's own srun starts on each node.
+site = config["resources"]
+ranks = {"gpu": site["gpus"] * site["nodes"], "processes": site["gpus"], "hosts": site["nodes"]}
+ranks |= {"zero": site["zero"], "offload": site["offload"], "gpu_gb": site["gpu_gb"]}
+if site["nodes"] > 1:
+    ranks |= {"nodes": site["nodes"], "mpi": "srun", "tasks": site["nodes"], "tasks_per_gpu": 0}
+RANKS = " ".join(
+    f"--{option} {{resources.{name}}}"
+    for option, name in {"gpus": "processes", "nodes": "hosts", "zero": "zero", "offload": "offload", "gpu-gb": "gpu_gb"}.items()
+)
 FIGURES = config["figures"] or list(registry.names("figures"))
 # Tables that figures read, by the names in their TABLES; a new one is a rule that writes <results>/<name>.csv and a name here.
 PAPER_TABLES = ("precisions", "calibrated", "sure", "retained")

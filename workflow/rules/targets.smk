@@ -21,16 +21,17 @@ rule base:
         "../../envs/train.yaml"
     threads: 2 * config["resources"]["threads"]  # target and retrain wait for it: nothing else needs these cores
     resources:
+        **ranks,
         mem_mb=mem_mb(20),
         runtime=runtime(1),
-        gpu=config["resources"]["gpus"],
         gpu_model=config["resources"]["gpu_model"] or "",
         save_minutes=config["resources"]["save_minutes"],
     params:
         corpus=subpath(input.corpus, parent=True),
         out=subpath(output.outcome, parent=True),
     shell:
-        "exec python -m scripts.train --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q}"
+        f"exec python -m scripts.launch {RANKS} scripts.train"
+        " --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q}"
         " --save-minutes {resources.save_minutes} 2> {log:q}"
 
 
@@ -54,9 +55,9 @@ rule reference:
         "../../envs/train.yaml"
     threads: config["resources"]["threads"]
     resources:
+        **ranks,
         mem_mb=mem_mb(20),
         runtime=runtime(1),
-        gpu=config["resources"]["gpus"],
         gpu_model=config["resources"]["gpu_model"] or "",
         save_minutes=config["resources"]["save_minutes"],
     params:
@@ -64,7 +65,8 @@ rule reference:
         out=subpath(output.outcome, parent=True),
         base=lambda wildcards: f"--base {RESULTS}/{wildcards.corpus}/base" if base(wildcards) else "",
     shell:
-        "exec python -m scripts.train --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q} {params.base}"
+        f"exec python -m scripts.launch {RANKS} scripts.train"
+        " --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q} {params.base}"
         " --save-minutes {resources.save_minutes} 2> {log:q}"
 
 
@@ -89,9 +91,9 @@ rule reinforced:
         "../../envs/train.yaml"
     threads: config["resources"]["threads"]
     resources:
+        **ranks,
         mem_mb=mem_mb(20),
         runtime=runtime(1),
-        gpu=config["resources"]["gpus"],
         gpu_model=config["resources"]["gpu_model"] or "",
         save_minutes=config["resources"]["save_minutes"],
     params:
@@ -99,5 +101,6 @@ rule reinforced:
         target=subpath(input.target, parent=True),
         out=subpath(output.outcome, parent=True),
     shell:
-        "exec python -m scripts.train --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q} --base {params.target:q}"
+        f"exec python -m scripts.launch {RANKS} scripts.train"
+        " --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q} --base {params.target:q}"
         " --save-minutes {resources.save_minutes} 2> {log:q}"

@@ -31,9 +31,9 @@ for points, kind in itertools.product(POINTS, MASKS):
             "../../envs/train.yaml"
         threads: config["resources"]["threads"]
         resources:
+            **ranks,
             mem_mb=mem_mb(20),
             runtime=runtime(1),
-            gpu=config["resources"]["gpus"],
             gpu_model=config["resources"]["gpu_model"] or "",
             save_minutes=config["resources"]["save_minutes"],
             store=config["store_checkpoints"],
@@ -42,7 +42,8 @@ for points, kind in itertools.product(POINTS, MASKS):
             target=subpath(input.target, parent=True),
             out=subpath(output.outcome, parent=True),
         shell:
-            "exec python -m scripts.unlearn --spec {input.spec:q} --corpus {params.corpus:q} --target {params.target:q}"
+            f"exec python -m scripts.launch {RANKS} scripts.unlearn"
+            " --spec {input.spec:q} --corpus {params.corpus:q} --target {params.target:q}"
             " --out {params.out:q} --save-minutes {resources.save_minutes} --store-checkpoints {resources.store} 2> {log:q}"
 
 

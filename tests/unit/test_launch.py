@@ -1,0 +1,137 @@
+"""The launcher: which command it builds, what it leaves alone, and that signals reach the ranks."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts import launch
+from scripts.core import memory, storage
+
+ROOT = Path(__file__).parents[2]
+SPEC = {
+    "stage": "unlearn",
+    "corpus": {"name": "tiny", "max_length": 24},
+    "model": {"kind": "scratch", "hidden": 32, "layers": 2, "heads": 2, "vocab": 270},
+    "method": {"name": "npo"},
+    "regularizer": {"name": "klr"},
+    "training": {"batch": 8, "weights": "bf16", "moments": "bf16"},
+}
+
+
+@pytest.fixture
+def spec(tmp_path):
+    storage.write_json(tmp_path / "spec.json", SPEC)
+    return str(tmp_path / "spec.json")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What would have been run: [(command, environment, through srun)]."""
+    found = []
+    monkeypatch.setattr(
+        launch, "run", lambda command, environment, through_srun=False: found.append((command, environment, through_srun)) or 0
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    return found
+
+
+def test_one_gpu_is_the_program_itself(monkeypatch, spec):
+    calls = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: calls.append(arguments))
+    for gpus in ("0", "1"):
+        launch.main(["--gpus", gpus, "scripts.unlearn", "--spec", spec, "--out", "run"])
+    assert calls == [[sys.executable, "-m", "scripts.unlearn", "--spec", spec, "--out", "run"]] * 2
+
+
+def test_what_is_no_training_is_done_by_one_process(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: calls.append(arguments))
+    copied = {"stage": "target", "model": {"kind": "pretrained"}}
+    storage.write_json(tmp_path / "spec.json", copied)
+    launch.main(["--gpus", "8", "scripts.train", "--spec", str(tmp_path / "spec.json")])
+    assert len(calls) == 1
+
+
+def test_several_gpus_of_a_machine(started, spec):
+    assert launch.main(["--gpus", "4", "scripts.unlearn", "--spec", spec, "--out", "a b"]) == 0
+    ((command, environment, srun),) = started
+    assert command[:6] == [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=4",
+        "--signals-to-handle=SIGINT",
+        "--standalone",
+    ]
+    assert command[6:] == ["-m", "scripts.unlearn", "--spec", spec, "--out", "a b", "--zero", "2", "--offload", "none"]
+    assert environment["OMP_NUM_THREADS"] == "2" and not srun
+
+
+def test_several_nodes_of_a_slurm_job(started, spec, monkeypatch, tmp_path):
+    (tmp_path / "scontrol").write_text("#!/bin/sh\n[ \"$*\" = 'show hostnames gpu[7-8]' ] && printf 'gpu7\\ngpu8\\n'\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "gpu[7-8]", "SLURM_CPUS_PER_TASK": "8"}
+    for name, value in {**slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}.items():
+        monkeypatch.setenv(name, value)
+    assert launch.main(["--gpus", "4", "--nodes", "2", "--zero", "3", "--offload", "cpu", "scripts.unlearn", "--spec", spec]) == 0
+    command, environment, srun = started.pop()
+    assert srun and command[0] == "srun" and {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=8"} <= set(command)
+    own = command[command.index("scripts.launch") + 1 :]
+    monkeypatch.setenv("LAUNCH_FIRST_NODE", environment["LAUNCH_FIRST_NODE"])
+    for node, hosts in (("0", "True"), ("1", "False")):
+        monkeypatch.setenv("SLURM_NODEID", node)
+        assert launch.main(own) == 0
+        command, _, srun = started.pop()
+        assert not srun and {"--nnodes=2", "--nproc-per-node=4", "--rdzv-backend=c10d", "--rdzv-id=4711"} <= set(command)
+        assert "--rdzv-endpoint=gpu7:24711" in command and f"--rdzv-conf=is_host={hosts}" in command
+        assert command[-6:] == ["--spec", spec, "--zero", "3", "--offload", "cpu"]
+
+
+def test_several_nodes_without_slurm_are_refused(started, spec, monkeypatch, capsys):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert launch.main(["--gpus", "4", "--nodes", "2", "scripts.unlearn", "--spec", spec]) == 2
+    assert "resources.nodes" in capsys.readouterr().err and not started
+
+
+def test_auto_takes_the_first_stage_that_fits(spec):
+    shape, training = memory.Shape(4096, 32, 32, 32, 11008, 32000), memory.Training(batch=4, reference=True, divergence=True)
+    sizes = {option: memory.plan(shape, training, 4, *option)["total"] / 1e9 for option in memory.candidates(training, 4)}
+    assert list(sizes) == [(2, "none"), (3, "none"), (3, "cpu")] and sorted(sizes.values(), reverse=True) == list(sizes.values())
+    for option, size in sizes.items():
+        assert memory.choose(shape, training, 4, size + 1) == option
+    with pytest.raises(ValueError, match="resources.gpu_gb"):
+        memory.choose(shape, training, 4, min(sizes.values()) - 1)
+
+
+RANK = """
+import signal, sys, time, pathlib
+def saved(number, frame):
+    time.sleep(1)  # longer than a scheduler's other processes live
+    pathlib.Path(sys.argv[1]).with_suffix(".saved").write_text(str(number))
+    sys.exit(143)
+signal.signal(signal.SIGTERM, saved)
+pathlib.Path(sys.argv[1]).with_suffix(".ready").write_text("")
+time.sleep(60)
+"""
+
+
+def test_a_signal_to_the_whole_group_lets_the_ranks_save_first(tmp_path):
+    # In torchrun's place a parent that starts a rank in a session of its own, as torchrun does, and ends when it has ended.
+    (tmp_path / "rank.py").write_text(RANK)
+    rank = f"[sys.executable, '{tmp_path}/rank.py', '{tmp_path}/x']"
+    parent = f"import subprocess, sys; sys.exit(subprocess.Popen({rank}, start_new_session=True).wait())"
+    command = f"[sys.executable, '-c', {parent!r}]"
+    code = f"import os, sys; from scripts import launch; sys.exit(launch.run({command}, dict(os.environ)))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "x.ready").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert (tmp_path / "x.saved").read_text() == str(int(signal.SIGTERM))
