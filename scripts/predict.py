@@ -43,6 +43,8 @@ def cells(recovery: pd.DataFrame, mechanism: pd.DataFrame) -> pd.DataFrame:
     """One row per run, scheme and forget metric, with R and the features; pooled seeds and full precision are left out."""
     chosen = recovery[recovery.kind.isin(KINDS) & (recovery.seed != tables.POOLED) & (recovery.scheme != "full")]
     chosen = chosen[chosen.split == "forget"].copy()
+    if "checkpoint" in chosen:  # of a training, its end
+        chosen = chosen[chosen.checkpoint == ""]
     chosen["R"] = pd.to_numeric(chosen.R)
     known = mechanism[(mechanism.module == "all") & (mechanism.status == "ok")] if len(mechanism) else mechanism
     known = known[["run", "scheme", "kept", "first_order", "noise_ratio"]].copy()
