@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 CONFIG ?= config.yaml
 
-.PHONY: help install demo controls test lint plan status envs test-cluster bench
+.PHONY: help install demo controls schemes calibration test lint plan status envs test-cluster bench
 
 help:  ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,6 +32,14 @@ controls: install  ## which ingredient survives quantization: the control grid (
 	mkdir -p docs/measurements
 	cp results/controls/recovery.csv docs/measurements/controls.csv
 	cp results/controls/figures/recovery_heatmap.svg docs/measurements/controls.svg
+
+schemes: install envs  ## every scheme that runs on a CPU, on the demo's model, in one table
+	$(BIN)/snakemake --profile profiles/demo --configfile profiles/demo/sweep.yaml profiles/presets/schemes.yaml
+	$(BIN)/python -m scripts.schemes --tables results/schemes
+
+calibration: install envs  ## does calibrating GPTQ and AWQ on the forget set bring more back: three sets, three seeds
+	$(BIN)/snakemake --profile profiles/demo --configfile profiles/demo/sweep.yaml profiles/presets/calibration.yaml
+	$(BIN)/python -m scripts.schemes --tables results/calibration
 
 test: install  ## run the unit and workflow tests
 	$(BIN)/pytest tests/unit -n 2 --dist loadfile

@@ -39,6 +39,8 @@ localrules:
     aggregate,
     tables,
     masks,
+    schemes,
+    calibration_effect,
 
 
 # Scores of every cell, the figures drawn from them, and the paper's tables.

@@ -235,6 +235,11 @@ def merge(group: list[dict]) -> dict:
 
 def recovery(loaded: list[dict]) -> list[dict]:
     """Rows of K and R for every unlearned run (and pool of seeds), scheme, and metric in RECOVERED on the forget set."""
+    return [recovery_row(*parts) for parts in matched(loaded)]
+
+
+def matched(loaded: list[dict]):
+    """(cell, its full precision, the target under its scheme) of every cell of which recovery is told; None where absent."""
     cells = {(c["row"]["run"], c["row"]["checkpoint"], c["row"]["scheme"], c["row"]["metric"]): c for c in loaded}
     targets = {}
     for cell in loaded:
@@ -243,14 +248,12 @@ def recovery(loaded: list[dict]) -> list[dict]:
             row["seed"] == tables.POOLED or (row["corpus"], row["scheme"], row["metric"]) not in targets
         ):
             targets[row["corpus"], row["scheme"], row["metric"]] = cell
-    rows = []
     for cell in loaded:
         row = cell["row"]
         forget = row["kind"] in RECOVERED and row["split"] == "forget"
         if row["method"] not in tables.REFERENCES and forget:
             full = cells.get((row["run"], row["checkpoint"], "full", row["metric"]))
-            rows.append(recovery_row(cell, full, targets.get((row["corpus"], row["scheme"], row["metric"]))))
-    return rows
+            yield cell, full, targets.get((row["corpus"], row["scheme"], row["metric"]))
 
 
 def recovery_row(cell: dict, full: dict | None, target: dict | None) -> dict:
@@ -301,12 +304,16 @@ def recovered(cell: dict, full: dict, target: dict):
     if [c["row"]["seed"] for c in cell.get("seeds", [])] != [c["row"]["seed"] for c in full.get("seeds", [])]:
         return None, None, None, "undefined: full precision has values for other seeds"
     nats = cell["row"]["kind"] == "perplexity"
-    sign = -1 if nats else 1  # an NLL falls as knowledge comes back
-    above, below = (sign * (one["value"] - full["value"]) for one in (cell, target))
-    above_replicates, below_replicates = (sign * (one["replicates"] - full["replicates"]) for one in (cell, target))
     name = "target under the scheme minus unlearned at full precision"
     name += ", in nats per token," if nats else ""
-    return statistics.ratio(above, below, above_replicates, below_replicates, name, unit=1 if nats else 100)
+    return statistics.ratio(*gains(cell, full, target), name, unit=1 if nats else 100)
+
+
+def gains(cell: dict, full: dict, target: dict) -> tuple:
+    """(what came back, what there was to come back, and their replicates) in the unit of M."""
+    sign = -1 if cell["row"]["kind"] == "perplexity" else 1  # an NLL falls as knowledge comes back
+    values = [sign * (one["value"] - full["value"]) for one in (cell, target)]
+    return *values, *(sign * (one["replicates"] - full["replicates"]) for one in (cell, target))
 
 
 def aggregate(cells: list[dict], results, stop: str | None = None) -> dict:

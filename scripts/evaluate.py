@@ -9,6 +9,7 @@ A run that diverged, or a model whose logits are not finite, gets files without 
 import argparse
 import gc
 import sys
+import time
 from pathlib import Path
 
 from scripts.core import registry
@@ -98,8 +99,11 @@ class Job:
         extra = {}
         if facts.get("ARTIFACT"):
             extra["artifact"] = artifact or self.run / "quantized" / self.scheme["name"]
-        model, described = pairs.load(plugin, checkpoint, self.scheme, device or pick_device(kind, facts), **extra)
-        engine = Engine(model, load_tokenizer(checkpoint), self.spec.get("batch_tokens", 8192))
+        tokenizer, device = load_tokenizer(checkpoint), device or pick_device(kind, facts)
+        started = time.monotonic()
+        model, described = pairs.load(plugin, checkpoint, self.scheme, device, **extra)
+        described = {"seconds": round(time.monotonic() - started, 2)} | described  # of an artifact: those of its making
+        engine = Engine(model, tokenizer, self.spec.get("batch_tokens", 8192))
         common = {"quantization": described, "bits_per_weight": described["bits_per_weight"]}
         for name in names:
             provenance = Provenance(self.spec)

@@ -45,8 +45,8 @@ def hours(corpus: str, kind: str, plan, measured) -> tuple[float, str]:
 
 
 def jobs(plan) -> Counter:
-    """Number of jobs by (corpus, kind); an evaluation job holds `evaluation.schemes_per_job` schemes."""
-    from scripts.core import registry
+    """Number of jobs by (corpus, kind); an evaluation job holds up to `evaluation.schemes_per_job` schemes."""
+    from scripts.core import grid, registry
 
     count = Counter((run.corpus, run.stage) for run in plan.runs.values() if run.stage != "corpus" and not run.point)
     if plan.config["corpora"]:
@@ -55,12 +55,12 @@ def jobs(plan) -> Counter:
                 if plan.config["corpora"][run.corpus]["model"]["kind"] == "pretrained":
                     count[run.corpus, run.stage] = 0  # copied, not trained
     schemes = plan.config["schemes"]
-    artifacts = [n for n, s in schemes.items() if registry.constants("quantizers", s["kind"]).get("ARTIFACT")]
-    per_job = plan.config["evaluation"]["schemes_per_job"]
-    in_memory = len(schemes) - len(artifacts)
-    for run in plan.evaluated():
-        count[run.corpus, "evaluate"] += -(-in_memory // per_job) + len(artifacts)
-        count[run.corpus, "quantize"] += len(artifacts)
+    artifacts = {n for n, s in schemes.items() if registry.constants("quantizers", s["kind"]).get("ARTIFACT")}
+    first = {name: names[0] for names in grid.evaluations(plan.config) for name in names}
+    for corpus, _, _ in {(run.corpus, run.path, first[scheme]) for run, scheme in plan.cells}:
+        count[corpus, "evaluate"] += 1
+    for run, scheme in plan.cells:
+        count[run.corpus, "quantize"] += scheme in artifacts
     return +count
 
 

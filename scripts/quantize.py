@@ -104,6 +104,8 @@ def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | Non
         windows, calibration = sample(scheme, corpus, AutoTokenizer.from_pretrained(str(checkpoint)))
     from scripts.quantizers import _artifact
 
+    if hasattr(plugin, "prepare"):
+        plugin.prepare()
     with storage.whole_folder(out) as folder:
         started = time.monotonic()
         plugin.quantize(checkpoint, scheme, windows, folder, device)

@@ -12,7 +12,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from scripts.core import sweep
+from scripts.core import grid, sweep
 from scripts.core.storage import read_json
 
 STATES = ("done", "running", "failed", "diverged", "missing")
@@ -91,8 +91,7 @@ def started(run, scheme: str, status, logs: set[str], config: dict) -> bool:
     """Whether a job of this cell has left a log: its training when there is no outcome, else its evaluation."""
     if status is None:
         return ("unlearn.log" if run.stage == "unlearn" else f"{run.stage}.log") in logs
-    names, per_job = list(config["schemes"]), config["evaluation"]["schemes_per_job"]
-    first = names[names.index(scheme) // per_job * per_job]
+    first = next(names[0] for names in grid.evaluations(config) if scheme in names)
     return f"evaluate_{first}.log" in logs
 
 

@@ -120,7 +120,7 @@ def plan(config: dict) -> Plan:
             }
     for run in sweep.evaluated():
         for scheme, parameters in config["schemes"].items():
-            reason = misfit(run, parameters)
+            reason = misfit(run, parameters) or spared(run, parameters, config)
             if reason:
                 sweep.pruned.append(f"{run.path} under {scheme}: {reason}")
             else:
@@ -330,6 +330,24 @@ def misfit(run: Run, scheme: dict) -> str | None:
         if quantizer.get("ARTIFACT") and registry.constants("methods", method).get("PARTS", 1) > 1:
             return f"{scheme['kind']} writes the files of one model, {method} is made of two"
     return None
+
+
+def spared(run: Run, scheme: dict, config: dict) -> str | None:
+    """Why a run is not evaluated under a scheme that could hold it, or None."""
+    wanted = config["evaluation"]["retrain"] == "all" or run.stage != "retrain" or scheme["kind"] == "full"
+    return None if wanted else "evaluation.retrain is full"
+
+
+def evaluations(config: dict) -> list[list[str]]:
+    """Names of the schemes that share an evaluation job, at most `evaluation.schemes_per_job` each.
+
+    They are all made in memory, or all from files of one environment: one that can't be made stops no others.
+    """
+    together, per_job = {}, config["evaluation"]["schemes_per_job"]
+    for name, scheme in config["schemes"].items():
+        facts = registry.constants("quantizers", scheme["kind"])
+        together.setdefault(facts["ENVIRONMENT"] if facts.get("ARTIFACT") else "", []).append(name)
+    return [names[i : i + per_job] for names in together.values() for i in range(0, len(names), per_job)]
 
 
 def number(value) -> str:

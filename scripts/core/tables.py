@@ -28,7 +28,7 @@ RECOVERY = CELL + (
     + ["unlearned", "unlearned_full", "target", "n", "interval", "seeds", "bits_per_weight"]
 )
 NUMBERS = ["value", "low", "high", "n", "seeds", "bits_per_weight", "K", "K_low", "K_high", "R", "R_low", "R_high"]
-NUMBERS += ["unlearned", "unlearned_full", "target"]
+NUMBERS += ["unlearned", "unlearned_full", "target", "D", "D_low", "D_high"]
 NUMBERS += ["step"]
 COUNTS = ["n", "seeds", "step"]
 GROUP = [

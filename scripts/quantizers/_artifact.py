@@ -10,6 +10,7 @@ from pathlib import Path
 DESCRIPTION = "quantization.json"
 LAYERS = ".layers."
 UNCOUNTED = ("weight_shape", "shape", "bias", "input_scale", "output_scale")  # parts of a layer that no kernel would read
+RECORDED = ("bits_per_weight", "bytes", "bytes_on_disk", "seconds", "calibration")  # what metric files tell of its making
 
 
 def tensors(artifact) -> dict[str, dict]:
@@ -61,7 +62,7 @@ def load(checkpoint, artifact, device, dequantize):
         for part in ("weight", "bias"):
             if part in parts and f"{name}.{part}" in parameters:
                 parameters[f"{name}.{part}"].data.copy_(parts[part])
-    model.quantization = {key: content[key] for key in ("bits_per_weight", "bytes", "bytes_on_disk") if key in content}
+    model.quantization = {key: content[key] for key in RECORDED if key in content}
     return model
 
 

@@ -185,6 +185,11 @@ def scale_block(block, seen: dict, bits: int, group: int, scales: dict | None = 
     return chosen
 
 
+def prepare() -> None:
+    """Import what takes longer to import than a small model to quantize, so that seconds are of the latter."""
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+
 def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: str) -> None:
     """Write the quantized matrices and the changed norms into `out`, in compressed-tensors' pack-quantized layout."""
     import torch

@@ -21,11 +21,17 @@ def check(scheme: dict, model_shape: dict | None = None) -> None:
     calibration.check(scheme)
 
 
-def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: str) -> None:
-    """Write a GPTQ checkpoint into `out`; runs in the environment `gptq`."""
+def prepare() -> None:
+    """Import what takes longer to import than a small model to quantize, so that seconds are of the latter."""
     import os
 
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # its default of one per core needs at least 2 where there is 1
+    import gptqmodel  # noqa: F401
+
+
+def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: str) -> None:
+    """Write a GPTQ checkpoint into `out`; runs in the environment `gptq`."""
+    prepare()
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
 

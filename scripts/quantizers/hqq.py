@@ -22,6 +22,11 @@ def check(scheme: dict, model_shape: dict | None = None) -> None:
     quantization.check_group(scheme["group"], model_shape)
 
 
+def prepare() -> None:
+    """Import what takes longer to import than a small model to quantize, so that seconds are of the latter."""
+    import hqq.core.quantize  # noqa: F401
+
+
 def quantize(checkpoint, scheme: dict, windows, out, device: str) -> None:
     """Write codes, scales and zero points into `out`; runs in the environment `hqq`, one layer at a time."""
     from pathlib import Path

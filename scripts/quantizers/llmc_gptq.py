@@ -43,6 +43,11 @@ def check(scheme: dict, model_shape: dict | None = None) -> None:
     calibration.check(scheme)
 
 
+def prepare() -> None:
+    """Import what takes longer to import than a small model to quantize, so that seconds are of the latter."""
+    import llmcompressor.modifiers.gptq  # noqa: F401
+
+
 def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: str) -> None:
     """Write a pack-quantized checkpoint into `out`; runs in the environment `llmcompressor`."""
     from scripts.quantizers import _llmcompressor

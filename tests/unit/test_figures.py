@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
+from scripts import calibration_effect
 from scripts import draw as program
 from scripts.core import registry, style, tables
 from scripts.figures import _panels as panels
@@ -31,7 +32,7 @@ def masks(label):
 
 
 def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, settings=1):
-    """Synthetic tables: {"scores", "recovery"}."""
+    """Synthetic tables: {"scores", "recovery", "calibration_effect"}."""
     generator = np.random.default_rng(0)
     rows, back, masked = [], [], []
     for corpus in corpora:
@@ -61,7 +62,19 @@ def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, sett
         "scores": tables.frame(rows, tables.SCORES),
         "recovery": tables.frame(back, tables.RECOVERY),
         "masks": pd.DataFrame(masked, columns=list(masks(label)[0])),
+        "calibration_effect": tables.frame(list(calibrated(back)), calibration_effect.COLUMNS),
     }
+
+
+def calibrated(back):
+    """Rows of recovery as if the schemes but full precision differed in their calibration set alone."""
+    for row in back:
+        if row["scheme"] != "full":
+            chosen = "generic" if row["scheme"] == "bnb_fp4" else "forget"
+            more = {"family": "bnb_fp4", "calibration": chosen, "base": "generic"}
+            if chosen == "forget" and "R" in row:
+                more |= {"D": row["R"] / 2, "D_low": row["R"] / 2 - 0.1, "D_high": row["R"] / 2 + 0.1}
+            yield row | more
 
 
 def drawn(name, made):
@@ -109,7 +122,11 @@ MADE = {
     "no runs": make([]),
     "all diverged": make(diverged=("npo", "ga")),
     "references diverged": make(diverged=("target", "retrain")),
-    "nothing": {"scores": tables.frame([], tables.SCORES), "recovery": tables.frame([], tables.RECOVERY)},
+    "nothing": {
+        "scores": tables.frame([], tables.SCORES),
+        "recovery": tables.frame([], tables.RECOVERY),
+        "calibration_effect": tables.frame([], calibration_effect.COLUMNS),
+    },
 }
 MADE["nothing"]["masks"] = MADE["no runs"]["masks"]
 
@@ -214,6 +231,23 @@ def test_quantized_scatter_plots_scheme_against_full():
     points = bars(axis, "_npo_gdr bf16") + bars(axis, "_npo_gdr fp32")
     wanted = zip(*(values(made, metric="verbmem_f", scheme=s) for s in ("full", "rtn_int4_tensor")), strict=True)
     assert np.allclose(sorted(points), sorted(wanted))
+
+
+def test_calibration_effect_shows_r_and_the_difference():
+    made = MADE["usual"]
+    figure = drawn("calibration_effect", made)
+    assert len(figure.axes) == 4  # two metrics on the forget set, R and D
+    table = made["calibration_effect"]
+    for (left, right), metric in zip((figure.axes[:2], figure.axes[2:]), ("verbmem_f", "knowmem_f"), strict=True):
+        rows = table[(table.metric == metric) & table.R.notna()]
+        for name in ("generic", "forget"):
+            own = rows[rows.calibration == name]
+            assert [x for x, _ in bars(left, f"_{name}")] == pytest.approx(sorted(100 * own.R))
+            assert [x for x, _ in bars(right, f"_{name}")] == pytest.approx(sorted(100 * own.D.dropna()))
+        whiskers = next(c for c in right.containers if c.get_label() == "_forget").lines[2][0].get_segments()
+        assert [s[1][0] - s[0][0] for s in whiskers] == pytest.approx([20, 20])
+    said = " ".join(text.get_text() for text in words(figure))
+    assert "calibrated on forget text" in said and "No R: ga_klr bf16 under bnb_fp4 (VerbMem): diverged" in said
 
 
 def test_names_tell_cells_apart():

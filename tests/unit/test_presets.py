@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts import calibration_effect
 from scripts.core import config as configuration
-from scripts.core import grid
+from scripts.core import grid, registry
 
 ROOT = Path(__file__).parents[2]
 BELOW = {"news": "config.yaml", "books": "config.yaml", "sure": "config.yaml", "controls": "profiles/demo/sweep.yaml"}
-BELOW |= {"widths": "profiles/demo/sweep.yaml"}
+BELOW |= dict.fromkeys(("widths", "schemes", "calibration"), "profiles/demo/sweep.yaml")
 
 
 def laid_over(name: str) -> grid.Plan:
@@ -73,3 +74,23 @@ def test_widths_differ_in_size_and_learning_rate_alone():
         assert rates == sorted(rates, reverse=True)
     texts = [{k: v for k, v in s["corpus"].items() if k != "name"} for s in specs]
     assert all(text == texts[0] for text in texts)
+
+
+def test_schemes_holds_every_kind_that_runs_on_a_cpu():
+    plan = laid_over("schemes")
+    kinds = {scheme["kind"] for scheme in plan.config["schemes"].values()}
+    assert kinds == {name for name in registry.names("quantizers") if "cpu" in registry.constants("quantizers", name)["HARDWARE"]}
+    (run,) = [run for run in plan.evaluated() if run.stage == "unlearn"]
+    demo = grid.plan(configuration.resolve(yaml.safe_load((ROOT / BELOW["schemes"]).read_text())))
+    assert demo.runs[run.path].spec == run.spec, "the demo's own run"
+    assert [scheme for cell, scheme in plan.cells if cell.stage == "retrain"] == ["full"]
+    configuration.check_plugins(plan.config)
+
+
+def test_calibration_differs_in_the_set_alone():
+    plan = laid_over("calibration")
+    groups = calibration_effect.families(plan.config["schemes"])
+    assert [list(sets) for sets in groups] == [["generic", "forget", "retain"]] * 4
+    controls = laid_over("controls").runs
+    assert all(controls[run.path].spec == run.spec for run in plan.evaluated()), "the control grid's own runs"
+    configuration.check_plugins(plan.config)

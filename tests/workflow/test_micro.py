@@ -16,7 +16,8 @@ CHECKPOINT = ["config.json", "generation_config.json", "tokenizer.json", "tokeni
 def expected(config: dict) -> set[str]:
     """Every file that a finished sweep has, from its plan."""
     plan = grid.plan(configuration.resolve(copy.deepcopy(config)))
-    found = set(plan.schemes) | {"scores.csv", "scores.parquet", "recovery.csv", "masks.csv", "sweep.json"}
+    found = set(plan.schemes) | {"scores.csv", "scores.parquet", "sweep.json"}
+    found |= {f"{name}.csv" for name in ("recovery", "masks", "schemes", "calibration_effect")}
     for run in plan.runs.values():
         found.add(f"{run.path}/spec.json")
         if run.stage != "corpus":

@@ -72,3 +72,56 @@ rule masks:
         results=subpath(output[0], parent=True),
     shell:
         "python -m scripts.masks --sweep {input.sweep:q} --results {params.results:q} --out {output:q} 2> {log:q}"
+
+
+# What each scheme costs: bits, bytes, seconds, and which layers it leaves alone.
+rule schemes:
+    input:
+        sweep=f"{RESULTS}/sweep.json",
+        metrics=metric_files,
+        program=program("schemes"),
+    output:
+        report(
+            TABLES["schemes"],
+            caption=caption("schemes"),
+            category="Tables",
+            labels={"table": "schemes"},
+        ),
+    log:
+        f"{RESULTS}/logs/schemes.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/schemes.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        results=subpath(output[0], parent=True),
+    shell:
+        "python -m scripts.schemes --sweep {input.sweep:q} --results {params.results:q} --out {output:q} 2> {log:q}"
+
+
+# Recovery by calibration set, where schemes differ in that alone.
+rule calibration_effect:
+    input:
+        sweep=f"{RESULTS}/sweep.json",
+        metrics=metric_files,
+        program=program("calibration_effect"),
+    output:
+        TABLES["calibration_effect"],
+    log:
+        f"{RESULTS}/logs/calibration_effect.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/calibration_effect.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        results=subpath(output[0], parent=True),
+    shell:
+        "python -m scripts.calibration_effect --sweep {input.sweep:q} --results {params.results:q} --out {output:q} 2> {log:q}"

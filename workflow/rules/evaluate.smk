@@ -1,12 +1,8 @@
 # All metrics of one checkpoint under one scheme in one job, or under several when `evaluation.schemes_per_job` says so. Metric
 # files are `update` outputs: the job keeps those that still hold, so that a new metric or scheme computes only itself.
 
-in_memory = [name for name in config["schemes"] if name not in ARTIFACTS]
-per_job = config["evaluation"]["schemes_per_job"]
-EVALUATIONS = [tuple(in_memory[i : i + per_job]) for i in range(0, len(in_memory), per_job)]
-EVALUATIONS += [(name,) for name in ARTIFACTS]
 
-for names in EVALUATIONS:
+for names in grid.evaluations(config):
 
     rule:
         name:

@@ -1,0 +1,119 @@
+"""What each scheme costs and what it does to a model: one row per run and scheme, and the sweep's schemes in one table.
+
+`--sweep … --results … --out …/schemes.csv` gathers from metric files: bits per weight of the quantized matrices, bytes of the
+whole model, bytes on disk of an artifact, seconds from the stored checkpoint to the quantized model (of an artifact: those
+of its making, without the library's import), layers quantized and left alone, calibration set. `--tables …` prints, as
+Markdown, these beside perplexity, VerbMem and recovery with their intervals, for the target and each unlearned model.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from scripts.core import tables
+from scripts.core.storage import read_json
+
+COLUMNS = [*tables.GROUP, "run", "seed", "scheme", "quantizer", "parameters", "bits_per_weight", "bytes", "bytes_on_disk"]
+COLUMNS += ["seconds", "quantized", "left_alone", "calibration"]
+
+
+def parameters(scheme: dict) -> str:
+    """A scheme's settings without its name and kind, as JSON."""
+    return json.dumps({k: v for k, v in scheme.items() if k not in ("name", "kind")}, sort_keys=True)
+
+
+def rows(config: dict, results: Path) -> list[dict]:
+    """One row per run and scheme that has been evaluated."""
+    from scripts.core.grid import labels, plan
+
+    sweep, found = plan(config), []
+    for run, scheme in sweep.cells:
+        folder = results / run.path / "eval" / scheme
+        content = next((c for c in (described(folder / f"{name}.json") for name in config["metrics"]) if c), None)
+        if content:
+            facts = {name: content.get(name) for name in COLUMNS if name in content}
+            facts |= {"left_alone": " ".join(content["left_alone"]), "calibration": (content.get("calibration") or {}).get("set")}
+            settings = config["schemes"][scheme]
+            own = {"scheme": scheme, "quantizer": settings["kind"], "parameters": parameters(settings)}
+            found.append({k: v for k, v in labels(run).items() if k in COLUMNS} | own | facts)
+    return found
+
+
+def described(path: Path) -> dict | None:
+    """What a metric file says of its model's quantization; None where it says nothing."""
+    try:
+        return read_json(path).get("quantization")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def markdown(read: dict) -> list[str]:
+    """The table's lines; one block per unlearned model."""
+    scores, recovery, costs = tables.cells(read["scores"]), tables.cells(read["recovery"]), read["schemes"]
+    wanted = [("perplexity", "retain", "perplexity, retain"), ("verbmem", "forget", "VerbMem, forget")]
+    chosen = [(tables.metric(scores, kind, split), head) for kind, split, head in wanted]
+    chosen = [(name, head) for name, head in chosen if name]
+    regained = [(tables.metric(recovery, kind), head) for kind, head in (("verbmem", "VerbMem"), ("perplexity", "log p"))]
+    regained = [(name, head) for name, head in regained if name]
+    values = {(tables.key(row), row.scheme, row.metric): row for row in scores.itertuples()}
+    shares = {(tables.key(row), row.scheme, row.metric): row for row in recovery.itertuples()}
+    targets = {row.corpus: tables.key(row) for row in scores[scores.method == "target"].itertuples()}
+    head = ["scheme", "bits", "MB", "s"]
+    head += [f"{title}: {who}" for _, title in chosen for who in ("target", "unlearned")]
+    head += [f"R of {title}, %" for _, title in regained]
+    lines = []
+    for key, name in tables.label(scores).items():
+        block = costs[[tables.key(row) == key for row in costs.itertuples()]].drop_duplicates("scheme")
+        lines += ["", f"{key[0]}: {name}", "", "| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+        for cost in block.itertuples():
+            cells = [cost.scheme, f"{cost.bits_per_weight:.2f}", f"{cost.bytes / 1e6:.2f}", f"{cost.seconds:.1f}"]
+            for metric, _ in chosen:
+                pair = (values.get((who, cost.scheme, metric)) for who in (targets.get(key[0]), key))
+                cells += [number(row) for row in pair]
+            cells += [share(shares.get((key, cost.scheme, metric)), cost.scheme) for metric, _ in regained]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines[1:]
+
+
+def number(row) -> str:
+    """A score with its interval, or why there is none."""
+    if row is None or row.value != row.value:
+        return "–" if row is None else row.status
+    digits = 2 if row.kind == "perplexity" and row.value < 100 else 1
+    bounds = f" [{row.low:.{digits}f}, {row.high:.{digits}f}]" if row.low == row.low else ""
+    return f"{row.value:.{digits}f}{bounds}"
+
+
+def share(row, scheme: str) -> str:
+    """A recovery in percent with its interval; full precision has none."""
+    if row is None or scheme == "full":
+        return ""
+    return f"{100 * row.R:.0f} [{100 * row.R_low:.0f}, {100 * row.R_high:.0f}]" if row.R == row.R else "undefined"
+
+
+def main(argv=None) -> int:
+    """Command line; returns the exit status. Wrong input ends with one line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.schemes", description=__doc__.splitlines()[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--sweep", help="JSON of a resolved configuration; with --results and --out, writes the table")
+    source.add_argument("--tables", metavar="DIR", help="folder with scores.csv, recovery.csv and schemes.csv; prints them as one")
+    parser.add_argument("--results", type=Path, help="folder of the runs")
+    parser.add_argument("--out", help="file that is written: schemes.csv")
+    options = parser.parse_args(argv)
+    try:
+        if options.sweep and not (options.results and options.out):
+            raise ValueError("--sweep: needs --results and --out")
+        if options.tables:
+            print("\n".join(markdown(tables.read(options.tables, ("scores", "recovery", "schemes")))))
+        else:
+            made = tables.frame(rows(read_json(options.sweep), options.results), COLUMNS)
+            tables.write(made, options.out)
+            print(f"{len(made)} models under schemes", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
