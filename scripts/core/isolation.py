@@ -1,8 +1,8 @@
 """Environments beside the main one: where their interpreters are, how they are made.
 
 Quantizers of other libraries have pins that contradict the main environment's, so each kind of job names its environment
-(`ENVIRONMENT` of its plugin), pinned in envs/<name>.txt. conda deploys envs/<name>.yaml, which installs those same
-pins; without conda a plain venv is made of them in .envs/<name>. Nothing here imports more than the standard library.
+(`ENVIRONMENT` of its plugin), pinned in envs/<name>.txt. conda deploys envs/<name>.yaml, written from those same pins (`conda_file`); without conda a
+plain venv is made of them in .envs/<name>. Nothing here imports more than the standard library.
 """
 
 import hashlib
@@ -38,6 +38,18 @@ def pins(name: str) -> Path:
     if not path.exists():
         raise ValueError(f"environment: unknown name {name!r}; allowed: {', '.join([MAIN, *names()])}")
     return path
+
+
+def conda_file(name: str) -> str:
+    """Content of envs/<name>.yaml: Python and the pins, one by one.
+
+    Snakemake copies the file elsewhere before conda reads it, so it can't point to envs/<name>.txt; and so its digest,
+    by which Snakemake knows an environment, changes with the pins.
+    """
+    lines = [line for line in pins(name).read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    head = f"# Written from envs/{name}.txt by `python -m scripts.environments --conda`, for `snakemake --sdm conda`.\n"
+    head += "channels: [conda-forge, nodefaults]\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n"
+    return head + "".join(f"      - {line}\n" for line in lines)
 
 
 def digest(name: str) -> str:
