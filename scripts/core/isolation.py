@@ -1,8 +1,8 @@
 """Environments beside the main one: where their interpreters are, how they are made.
 
 Quantizers of other libraries have pins that contradict the main environment's, so each kind of job names its environment
-(`ENVIRONMENT` of its plugin), pinned in envs/<name>.txt. conda deploys envs/<name>.yaml, written from those same pins (`conda_file`); without conda a
-plain venv is made of them in .envs/<name>. Nothing here imports more than the standard library.
+(`ENVIRONMENT` of its plugin), pinned in envs/<name>.txt. conda deploys envs/<name>.yaml, written from those same pins
+(`conda_file`); without conda a plain venv is made of them in .envs/<name>. Nothing here imports more than the standard library.
 """
 
 import hashlib
