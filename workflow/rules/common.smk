@@ -66,7 +66,18 @@ RANKS = " ".join(
 FIGURES = config["figures"] or list(registry.names("figures"))
 # Tables that figures read, by the names in their TABLES; a new one is a rule that writes <results>/<name>.csv and a name here.
 PAPER_TABLES = ("precisions", "calibrated", "sure", "retained")
-TABLE_NAMES = ("scores", "recovery", "masks", "mechanism", "moved", "costs", "prediction", "prediction_fit", "schemes", "calibration_effect")
+TABLE_NAMES = (
+    "scores",
+    "recovery",
+    "masks",
+    "mechanism",
+    "moved",
+    "costs",
+    "prediction",
+    "prediction_fit",
+    "schemes",
+    "calibration_effect",
+)
 TABLES = {name: f"{RESULTS}/{name}.csv" for name in TABLE_NAMES}
 rules_output = {
     "scores": [f"{RESULTS}/{name}" for name in ("scores.parquet", "scores.csv", "recovery.csv", "schemes.csv")],
