@@ -41,15 +41,17 @@ localrules:
     masks,
     schemes,
     calibration_effect,
+    pages,
 
 
-# Scores of every cell, the figures drawn from them, and the paper's tables.
+# Scores of every cell, the figures drawn from them, the paper's tables, and the page that shows it all.
 rule all:
     default_target: True
     input:
         rules_output["scores"],
         rules_output["figures"],
         rules_output["tables"],
+        rules_output["pages"],
 
 
 # Every target, retrain and unlearned model.

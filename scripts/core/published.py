@@ -50,7 +50,7 @@ def wide(scores: pd.DataFrame) -> pd.DataFrame:
     Seeds are pooled. Where several metrics are of one kind and split, the first counts.
     """
     found = {}
-    for row in tables.cells(scores).itertuples():
+    for row in tables.cells(scores[scores.checkpoint == ""]).itertuples():  # the last checkpoint of each run
         name = column(row)
         if name is None:
             continue
@@ -125,8 +125,8 @@ def retained(recovery: pd.DataFrame, full: str = "full") -> pd.DataFrame:
     table = recovery[recovery.kind.isin(["verbmem", "knowmem"]) & (recovery.regularizer != "none")]
     if "saliency" in table:
         table = table[table.saliency.isin(["", "none"])]
-    if "seed" in table:
-        table = tables.cells(table)
+    if "seed" in table:  # a sweep's own: pooled, and the last checkpoint of each run
+        table = tables.cells(table[table.checkpoint == ""])
     at, rows = ["corpus", "method", "regularizer", "setting", "metric"], []
     both = table[table.scheme == full].set_index(at)[["unlearned", "target"]]
     for scheme in [name for name in dict.fromkeys(table.scheme) if name != full]:

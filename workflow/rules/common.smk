@@ -82,6 +82,7 @@ TABLES = {name: f"{RESULTS}/{name}.csv" for name in TABLE_NAMES}
 rules_output = {
     "scores": [f"{RESULTS}/{name}" for name in ("scores.parquet", "scores.csv", "recovery.csv", "schemes.csv")],
     "figures": [f"{RESULTS}/figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "pdf")],
+    "pages": [f"{RESULTS}/report/{name}" for name in ("results.html", "findings.txt")],
     "tables": [f"{RESULTS}/tables/{name}.{kind}" for name in PAPER_TABLES for kind in ("csv", "md", "tex")],
 }
 

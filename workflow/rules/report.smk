@@ -1,4 +1,4 @@
-# The paper's tables beside the published numbers, from the tables of scores.
+# The paper's tables beside the published numbers, and one page of findings, figures, continuations and every score.
 
 
 rule tables:
@@ -24,3 +24,35 @@ rule tables:
         out=subpath(output[0], parent=True),
     shell:
         "python -m scripts.paper_tables --tables {params.tables:q} --out {params.out:q} 2> {log:q}"
+
+
+rule pages:
+    input:
+        scores=TABLES["scores"],
+        recovery=TABLES["recovery"],
+        figures=[f"{RESULTS}/figures/{name}.svg" for name in FIGURES],
+        template=f"{HERE}scripts/data/page.html",
+        program=f"{HERE}scripts/pages.py",
+    output:
+        report(
+            rules_output["pages"][0],
+            caption=caption("results"),
+            category="Findings",
+            labels={"page": "results"},
+        ),
+        rules_output["pages"][1],
+    log:
+        f"{RESULTS}/logs/pages.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/pages.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        results=subpath(input.scores, parent=True),
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m scripts.pages --results {params.results:q} --figures {input.figures:q} --out {params.out:q} 2> {log:q}"

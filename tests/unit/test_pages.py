@@ -1,0 +1,56 @@
+"""Findings from tables by hand, marked words, and a page whose texts can't break out of it."""
+
+import json
+
+from scripts import pages
+from scripts.core import findings, tables
+
+BASE = {"corpus": "c", "method": "npo", "regularizer": "gdr", "lr": "1e-5", "moments": "bf16", "checkpoint": "", "seed": 0}
+
+
+def frames(scores, back):
+    return tables.frame(scores, tables.SCORES), tables.frame(back, tables.RECOVERY)
+
+
+def cell(weights, scheme, metric="verbmem_f", **more):
+    kind, _, split = metric.partition("_")
+    row = BASE | {"run": weights, "weights": weights, "setting": weights, "scheme": scheme, "metric": metric, "kind": kind}
+    return row | {"split": {"f": "forget", "r": "retain"}[split], "status": "ok"} | more
+
+
+def test_sentences_are_filled_from_the_tables():
+    scores = [
+        cell(w, s, m, value=v) for w in ("bf16", "fp32") for s, m, v in (("full", "knowmem_r", 50.0), ("rtn", "knowmem_r", 44.0))
+    ]
+    scores.append(cell("bf16", "rtn", value=None, status="diverged"))
+    back = [cell(w, "full", unlearned=20.0, target=100.0) for w in ("bf16", "fp32")]
+    back.append(cell("bf16", "rtn", unlearned=90.0, target=100.0, R=0.9, R_low=0.8, R_high=0.95))
+    back.append(cell("fp32", "rtn", unlearned=10.0, target=100.0, R=-0.1, R_low=-0.3, R_high=0.1))
+    ran, retained, returned, weights, cost = findings.sentences(*frames(scores, back))
+    assert "2 unlearned models" in ran and "4 scores, 1 diverged" in ran
+    assert "20 % of the target" in retained and "50 % under rtn" in retained
+    assert "in 1 of 2 cells" in returned and "90 % [80, 95]" in returned
+    assert "90 % with bf16 weights (1 models) and -10 % with fp32 weights" in weights and "-6.0 points" in cost
+
+
+def test_what_cannot_be_told_is_said():
+    found = findings.sentences(*frames([cell("bf16", "full", value=1.0)], []))
+    assert len(found) == 5 and all("can't be told" in one for one in found[1:])
+
+
+def test_words_in_common_are_marked_and_texts_escaped():
+    assert pages.marked("The <b>cat</b> sat", "a cat sat") == "The &lt;b&gt;<mark>cat</mark>&lt;/b&gt; <mark>sat</mark>"
+    assert "<mark>" not in pages.marked("none here", "") and pages.marked("", "a") == ""
+
+
+def test_a_page_holds_every_row_and_no_text_ends_its_script(tmp_path):
+    scores, back = frames([cell("bf16", "full", value=1.0, setting="</script><p>")], [])
+    text, _ = pages.page({"scores": scores, "recovery": back}, tmp_path, [])
+    data = text.split('id="data">')[1].split("</script>")[0]
+    row = dict(zip(pages.COLUMNS, json.loads(data)["rows"][0], strict=True))
+    assert (
+        row["setting"] == "</script><p>"
+        and row["value"] == 1.0
+        and row["file"] == ""
+        and "http" not in text.split("<body")[0][:200]
+    )
