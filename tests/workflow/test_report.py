@@ -1,6 +1,7 @@
-"""The page of the micro sweep in a real browser: no network, no errors, a table that sorts and filters, figures that show."""
+"""The report of the micro sweep in a real browser: no network, no errors, a table that sorts and filters, figures that show."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -45,7 +46,6 @@ def column(browser, name):
 
 def test_the_page(browser, finished):
     page = finished.results / "report" / "results.html"
-    assert page.stat().st_size < LARGEST
     opened(browser, page)
     found = [one.text for one in browser.find_elements("css selector", "#findings li")]
     assert found == (finished.results / "report/findings.txt").read_text().splitlines() and len(found) == 5
@@ -64,3 +64,12 @@ def test_the_page(browser, finished):
         all((finished.results / file).is_file() for file in column(browser, "file")) and "torch" in column(browser, "versions")[0]
     )
     assert len(browser.find_elements("css selector", ".texts tr")) > 4
+
+
+def test_snakemakes_report(browser, finished):
+    path = finished.folder / "report.html"
+    finished.run("--report", str(path))
+    assert os.path.getsize(path) < LARGEST
+    opened(browser, path)
+    text = browser.find_element("tag name", "body").text
+    assert "Findings" in text and "Figures" in text and "What was found" in text
