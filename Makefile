@@ -31,7 +31,7 @@ controls: install  ## which ingredient survives quantization: the control grid (
 	$(BIN)/python -m scripts.summary --tables results/controls --report results/controls/report.html
 	mkdir -p docs/measurements
 	cp results/controls/recovery.csv docs/measurements/controls.csv
-	cp results/controls/figures/recovery_heatmap.svg docs/measurements/controls.svg
+	cp results/controls/figures/ingredients.svg docs/measurements/controls.svg
 
 schemes: install envs  ## every scheme that runs on a CPU, on the demo's model, in one table
 	$(BIN)/snakemake --profile profiles/demo --configfile profiles/demo/sweep.yaml profiles/presets/schemes.yaml
