@@ -12,14 +12,16 @@ from scripts.core import grid, registry
 ROOT = Path(__file__).parents[2]
 BELOW = {"news": "config.yaml", "books": "config.yaml", "sure": "config.yaml", "controls": "profiles/demo/sweep.yaml"}
 BELOW |= dict.fromkeys(("widths", "schemes", "calibration"), "profiles/demo/sweep.yaml")
+BELOW["seven_b"] = "config.yaml"
 
 
-def laid_over(name: str) -> grid.Plan:
-    """The plan of a preset over its configuration; like Snakemake, top keys that are lists or text are replaced."""
-    config = yaml.safe_load((ROOT / BELOW[name]).read_text())
-    preset = yaml.safe_load((ROOT / f"profiles/presets/{name}.yaml").read_text())
-    for key, value in preset.items():  # entries of corpora and schemes are new names, so that merging is one level deep
-        config[key] = config[key] | value if isinstance(value, dict) else value
+def laid_over(*names: str, below: str | None = None) -> grid.Plan:
+    """The plan of presets over a configuration; like Snakemake, top keys that are lists or text are replaced."""
+    config = yaml.safe_load((ROOT / (below or BELOW[names[0]])).read_text())
+    for name in names:
+        preset = yaml.safe_load((ROOT / f"profiles/presets/{name}.yaml").read_text())
+        for key, value in preset.items():  # entries of corpora and schemes are new names, so that merging is one level deep
+            config[key] = config[key] | value if isinstance(value, dict) else value
     return grid.plan(configuration.resolve(config))
 
 
@@ -62,6 +64,15 @@ def test_controls_vary_one_ingredient_at_a_time():
         varied = [sorted(k for k in one if k not in ignored and one[k] != read[0][k]) for one in read[1:]]
         pairs = [["lr", "saliency"], ["moments", "weights"]]
         assert sorted(varied) == sorted([["moments"], ["saliency"], ["alpha"], *[["weights"]] * 2, *[["lr"]] * 4, *pairs])
+
+
+def test_the_control_grid_runs_unchanged_on_seven_billion_parameters():
+    small, large = (unlearned(plan) for plan in (laid_over("controls"), laid_over("seven_b", "controls")))
+    assert len(large) == len(small) == 72 and {s["model"]["billions"] for s in large} == {6.7}
+    assert {s["training"]["lr"] for s in large} - {s["training"]["lr"] for s in small} == {"1e-5"}
+    ingredients = ("weights", "moments", "max_steps", "saliency")
+    read = [[(s["method"], s["seed"], *(s["training"].get(k) for k in ingredients)) for s in specs] for specs in (small, large)]
+    assert read[0] == read[1]
 
 
 def test_widths_differ_in_size_and_learning_rate_alone():
