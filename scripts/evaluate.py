@@ -45,7 +45,7 @@ class Job:
         self.outcome, manifest = read_json(run / "outcome.json"), read_json(corpus / "manifest.json")
         self.scheme = self.spec["scheme"]
         registry.require("quantizers", self.scheme.get("kind"), f"{path}: scheme.kind")
-        self.metrics = {}
+        self.metrics, self.timed = {}, {}
         for name, entry in self.spec["metrics"].items():
             kind = registry.require("metrics", entry.get("kind", name), f"{path}: metrics.{name}.kind")
             chosen = settings(entry | {"kind": kind}, self.spec.get("corpus"))
@@ -71,7 +71,7 @@ class Job:
 
     def write(self, name: str, provenance: Provenance, **content) -> None:
         """Write a metric file. content: status, value, n, samples, and whatever the metric adds."""
-        write_json(self.file(name), self.metrics[name] | content | {"provenance": provenance.record()})
+        write_json(self.file(name), self.metrics[name] | content | {"provenance": provenance.record(**self.timed)})
         value = content["value"]
         shown = content["status"] if value is None else f"{value:.2f}"
         print(f"{self.scheme['name']} {name}: {shown} (n {content['n']})", file=sys.stderr)
@@ -102,7 +102,7 @@ class Job:
         tokenizer, device = load_tokenizer(checkpoint), device or pick_device(kind, facts)
         started = time.monotonic()
         model, described = pairs.load(plugin, checkpoint, self.scheme, device, **extra)
-        described = {"seconds": round(time.monotonic() - started, 2)} | described  # of an artifact: those of its making
+        self.timed = {"quantize_seconds": round(time.monotonic() - started, 2)}
         engine = Engine(model, tokenizer, self.spec.get("batch_tokens", 8192))
         common = {"quantization": described, "bits_per_weight": described["bits_per_weight"]}
         for name in names:

@@ -43,7 +43,11 @@ def rows(config: dict, results: Path) -> list[dict]:
 def described(path: Path) -> dict | None:
     """What a metric file says of its model's quantization; None where it says nothing."""
     try:
-        return read_json(path).get("quantization")
+        content = read_json(path)
+        # Seconds of an artifact are those of its making; of other schemes, of their making in the evaluation's memory.
+        return {"seconds": content["provenance"].get("quantize_seconds")} | content["quantization"]
+    except KeyError:
+        return None
     except (ValueError, OSError, AttributeError):
         return None
 

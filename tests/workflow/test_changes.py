@@ -7,7 +7,7 @@ import pytest
 from scripts.core import isolation, registry
 
 # What is made anew whenever the table of cells grows: the table, the scores, the figures that are drawn from them.
-AFTERWARDS = ("all", "aggregate", "draw_", "sweep", "tables", "pages")
+AFTERWARDS = ("all", "aggregate", "draw_", "sweep", "tables", "pages", "masks", "schemes", "calibration_effect")
 
 
 def new(sweep) -> dict[str, int]:
