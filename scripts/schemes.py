@@ -45,10 +45,8 @@ def described(path: Path) -> dict | None:
     try:
         content = read_json(path)
         # Seconds of an artifact are those of its making; of other schemes, of their making in the evaluation's memory.
-        return {"seconds": content["provenance"].get("quantize_seconds")} | content["quantization"]
-    except KeyError:
-        return None
-    except (ValueError, OSError, AttributeError):
+        return {"seconds": (content.get("provenance") or {}).get("quantize_seconds")} | content["quantization"]
+    except (KeyError, ValueError, OSError, AttributeError):
         return None
 
 
@@ -93,7 +91,10 @@ def share(row, scheme: str) -> str:
     """A recovery in percent with its interval; full precision has none."""
     if row is None or scheme == "full":
         return ""
-    return f"{100 * row.R:.0f} [{100 * row.R_low:.0f}, {100 * row.R_high:.0f}]" if row.R == row.R else "undefined"
+    if row.R != row.R:
+        return "undefined"
+    value, low, high = (f"{round(100 * bound)}" for bound in (row.R, row.R_low, row.R_high))  # never "-0"
+    return f"{value} [{low}, {high}]"
 
 
 def main(argv=None) -> int:
