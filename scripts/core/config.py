@@ -3,6 +3,7 @@
 Nothing here imports torch or asks the network: a login node and a dry run go through this file.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def check_plugins(config: dict) -> None:
     for name, entry in config["corpora"].items():
         settings = {"name": name} | {k: v for k, v in entry.items() if k != "model"}
         ask("corpora", entry["kind"], f"corpora.{name}", settings)
-    shapes = [entry["model"] for entry in config["corpora"].values() if entry["model"]["kind"] == "scratch"]
+    shapes = [found for found in (known_shape(entry["model"]) for entry in config["corpora"].values()) if found]
     for part, room in ROOMS.items():
         for name, entry in config[part].items():
             for model_entry in shapes or [None]:
@@ -148,6 +149,17 @@ def check_plugins(config: dict) -> None:
             quantization.check_hardware(entry["kind"], hardware, config["resources"]["gpus"], f"schemes.{name}.kind")
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+
+def known_shape(entry: dict) -> dict | None:
+    """Sizes of a corpus's model: its own entry, or config.json of a local folder; None for a model that is on the hub."""
+    if entry["kind"] == "scratch":
+        return entry
+    try:
+        text = (Path(entry.get("base") or entry["target"]) / "config.json").read_text(encoding="utf-8")
+        return json.loads(text)
+    except (OSError, ValueError):
+        return None
 
 
 def ask(room: str, kind: str, key: str, *arguments) -> None:

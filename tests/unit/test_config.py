@@ -76,6 +76,17 @@ BAD = {
         {"kind": "rtn", "granularity": "group", "group": 48},
         ["schemes.rtn_int4.group", "48", "does not divide"],
     ),
+    "bits that a backend lacks": ("schemes/q", {"kind": "gptq", "bits": 5, "group": 16}, ["schemes.q.bits", "5", "2, 3, 4, 8"]),
+    "calibration text too short": (
+        "schemes/q",
+        {"kind": "awq", "group": 16, "samples": 500},
+        ["schemes.q.samples", "500 of 128 tokens", "generic.txt"],
+    ),
+    "calibration text that is not there": (
+        "schemes/q",
+        {"kind": "awq", "group": 16, "text": "/nowhere.txt"},
+        ["schemes.q.text", "/nowhere.txt", "missing"],
+    ),
     "group without group granularity": ("schemes/rtn_int4/group", 64, ["schemes.rtn_int4.group", "64", "granularity"]),
     "a scheme that needs a GPU where jobs get none": (
         "schemes/auto",
@@ -231,3 +242,13 @@ def test_shipped_configurations_resolve_and_are_stable(path):
     config["sweep"].reverse()
     shuffled = json.loads(json.dumps(config, sort_keys=True))
     assert grid.plan(configuration.resolve(shuffled)).texts() == first
+
+
+def test_a_group_is_compared_with_a_local_model(tmp_path):
+    """Also where the model is not trained from scratch, when its config.json is at hand; a hub's model is left to the job."""
+    (tmp_path / "config.json").write_text('{"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 4}')
+    entry = {"kind": "pretrained", "target": str(tmp_path), "retrain": str(tmp_path)}
+    shape = configuration.known_shape(entry)
+    with pytest.raises(ValueError, match="schemes.q.group: 64 does not divide the 96 columns of q_proj"):
+        configuration.ask("quantizers", "hqq", "schemes.q", {"bits": 4, "group": 64}, shape)
+    assert configuration.known_shape({"kind": "finetune", "base": "some/model"}) is None

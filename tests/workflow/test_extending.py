@@ -4,6 +4,7 @@ The copy takes the micro sweep's corpus as a local MUSE folder and its models as
 that published models take.
 """
 
+import copy
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.workflow.conftest import ROOT
+from tests.workflow.conftest import MICRO, ROOT, Sweep
 
 
 def examples() -> dict[str, str]:
@@ -58,3 +59,13 @@ def test_a_method_a_scheme_and_a_metric_are_one_file_each(finished, tmp_path):
     full, sign = (json.loads((run / f"eval/{scheme}/exact_f.json").read_text()) for scheme in ("full", "sign"))
     assert full["status"] == sign["status"] == "ok" and full["n"] == sign["n"] == 9
     assert 1 < sign["bits_per_weight"] < full["bits_per_weight"] == 16
+
+
+def test_a_scheme_whose_environment_is_missing_is_refused_in_the_dry_run(tmp_path):
+    """Before any job, with the command that makes the environment."""
+    config = copy.deepcopy(MICRO)
+    config["schemes"] = {"full": {"kind": "full"}, "gptq": {"kind": "gptq", "group": 16}}
+    done = Sweep(tmp_path, config).run("--dry-run", check=False, env={"UNLEARNING_ENVS": str(tmp_path)})
+    assert done.returncode
+    said = done.stdout + done.stderr
+    assert "environment: 'gptq' is missing; make it with `python -m scripts.environments --make gptq`" in said
