@@ -382,3 +382,15 @@ def test_salient_modules_show_norms_and_what_is_trained():
     assert sorted(map(tuple, dots.get_offsets().tolist())) == sorted(places[2:])
     said = " ".join(text.get_text() for text in words(figure))
     assert "that of 2 runs: npo, module P50, bf16" in said and "No mask: people/npo_gdr/lost/seed0" in said
+
+
+def test_learning_rates_plot_every_score_at_its_rate():
+    made = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], settings=3, diverged=())
+    figure = drawn("learning_rates", made)
+    assert [axis.get_title() for axis in figure.axes] == ["npo_gdr, bf16 weights", "npo_gdr, fp32 weights"]
+    for axis, weights in zip(figure.axes, ("bf16", "fp32"), strict=True):
+        assert axis.get_xscale() == "log"
+        for scheme in SCHEMES:
+            points = bars(axis, f"_{scheme}")
+            assert [x for x, _ in points] == pytest.approx([1e-5, 2e-5, 3e-5])
+            assert [y for _, y in points] == pytest.approx(values(made, weights=weights, metric="verbmem_f", scheme=scheme))
