@@ -39,6 +39,9 @@ def draw(tables_):
         line[0].set_ylabel(tables.title(scores, metric))
     for axis in axes[-1]:
         axis.set_xlabel("learning rate")
+        axis.set_xticks(*ticks(sorted(set(drawn.rate))))
+        axis.minorticks_off()
+        axis.set_xlim(drawn.rate.min() / 1.2, drawn.rate.max() * 1.2)
     handles = [style.handle(name, linestyle="-", **look) for name, look in looks.items()]
     handles += [style.handle("target", color=style.GREY, linestyle="-"), style.handle("retrain", color=style.GREY, linestyle="--")]
     style.legend(figure, handles)
@@ -52,6 +55,15 @@ def rate(text) -> float:
         return float(text)
     except (TypeError, ValueError):
         return 0.0
+
+
+def ticks(rates) -> tuple[list[float], list[str]]:
+    """Places and labels of the learning rates that stand far enough apart on a log axis to be read."""
+    apart, kept = (rates[-1] / rates[0]) ** 0.14, []
+    for place in rates:
+        if not kept or place >= kept[-1] * apart:
+            kept.append(place)
+    return kept, [f"{place:.2g}".replace("e-0", "e-") for place in kept]
 
 
 def panel(axis, rows, looks) -> None:
