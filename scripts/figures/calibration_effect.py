@@ -26,8 +26,8 @@ def draw(tables_):
         places.setdefault((tables.key(row), row.family), f"{row.family}, {who}" if models else row.family)
     looks = style.look([name for name in SETS if name in set(table.calibration)])
     height = min(0.3, 7 / len(places)) * len(places)
-    figure = style.figure(style.TEXT, len(shown) * (height + 0.45) + 0.8)
-    axes = figure.subplots(len(shown), 2, squeeze=False, sharex="col")
+    figure = style.figure(style.TEXT, len(shown) * (height + 0.55) + 0.8)
+    axes = figure.subplots(len(shown), 2, squeeze=False)
     for (left, right), (kind, words) in zip(axes, shown, strict=True):
         rows = table[table.kind == kind]
         panel(left, rows, places, looks, "R")
