@@ -7,7 +7,7 @@ cells are plain data, made without torch, so that a login node builds a DAG of t
 from dataclasses import dataclass, field
 from itertools import product
 
-from scripts.core import registry
+from scripts.core import layers, registry
 from scripts.core.checking import ConfigError, check_object, check_value
 from scripts.core.config import definition, lean
 from scripts.core.storage import dumps
@@ -240,8 +240,18 @@ def check_cell(chosen: dict, key: str, config: dict) -> dict:
     training["checkpoint_at"] = check_points(training, key)
     keep = lean(training).keys() | {name for name, schema in properties.items() if "only_with" in schema}
     training = {name: value for name, value in training.items() if name in keep & counted(chosen, config)}
+    check_targets(training, config["corpora"][chosen["corpus"]]["model"], key)
     seed = chosen["seed"] if trains(chosen["method"]) else 0  # arithmetic on checkpoints draws nothing: seeds are one run
     return {"corpus": chosen["corpus"], "seed": seed, **parts, "training": training}
+
+
+def check_targets(training: dict, model: dict, key: str) -> None:
+    """ConfigError for a LoRA target that no layer of the model has, as far as its layers are known before a job loads it."""
+    names = layers.linear_names(model) if training.get("lora_targets", "all") != "all" else None
+    wrong = layers.unmatched(names, training["lora_targets"]) if names else None
+    if wrong is not None:
+        known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
+        raise ConfigError(f"{key}.lora_targets: {wrong!r} matches no Linear layer of the model; allowed: all, or {known}")
 
 
 def check_points(training: dict, key: str) -> list[int]:
