@@ -1,4 +1,5 @@
-"""Loss trajectories pinned as golden values: ten steps of every method with every regularizer on one fixed tiny model.
+"""Loss trajectories pinned as golden values: ten steps of every method with every regularizer, and of every
+mask and LoRA, on one fixed tiny model.
 
 A change of a formula, of the data order, of the optimiser or of an upstream library that moves any loss by more than 1e-4
 (relative) fails here. After an intended change, regenerate from the repository's root and review the difference:
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scripts.core import batching, models, registry, storage, trainer
+from scripts.core import batching, config, lora, models, registry, saliency, storage, trainer
 from scripts.core.reference import Reference
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trajectories.json"
@@ -22,6 +23,14 @@ SHAPE = {"hidden": 32, "layers": 2, "heads": 2, "positions": LENGTH, "seed": 11}
 # Where a random model would leave an objective flat at its defaults.
 PARAMETERS = {"simnpo": {"margin": 12.0}}
 TRAINING = {"lr": "2e-3", "weights": "fp32", "moments": "fp32", "batch": 4, "max_steps": STEPS, "clip": 1.0}
+# What may stand beside method and regularizer, tried on one cell.
+CENTRE, BESIDE = ("npo", "gdr"), {"lora": {"parameters": "lora", "rank": 4}}
+BESIDE |= {
+    f"sure-{kind}": {"saliency": kind, "percentile": 60.0}
+    for kind in config.definition("unlearning")["properties"]["saliency"]["enum"]
+    if kind != "none"
+}
+BESIDE["sure-double"] = {"saliency": "module", "percentile": 60.0, "sure_double": True}
 
 
 class Vocabulary(SimpleNamespace):
@@ -32,9 +41,10 @@ class Vocabulary(SimpleNamespace):
 
 
 def cells() -> dict:
-    """Every training method with every regularizer, by the name of its golden entry."""
+    """Every training method with every regularizer, then every mask and LoRA: (method, regularizer, settings) by golden name."""
     methods = [name for name in registry.names("methods") if registry.constants("methods", name)["KIND"] == "training"]
-    return {f"{method}_{other}": (method, other) for method in methods for other in registry.names("regularizers")}
+    plain = {f"{method}_{other}": (method, other, {}) for method in methods for other in registry.names("regularizers")}
+    return plain | {f"{'_'.join(CENTRE)} {name}": (*CENTRE, settings) for name, settings in BESIDE.items()}
 
 
 def trajectory(cell: str) -> dict:
@@ -43,15 +53,28 @@ def trajectory(cell: str) -> dict:
     forget, retain = (torch.randint(3, VOCABULARY, (8, LENGTH), generator=generator) for _ in range(2))
     dataset = batching.ForgetRetainDataset(forget, retain)
     model = models.build_model(SHAPE, Vocabulary(pad_token_id=0, bos_token_id=1, eos_token_id=2))
-    chosen = []
-    for room, name in zip(("methods", "regularizers"), cells()[cell], strict=True):
+    *names, beside = cells()[cell]
+    settings, mask, chosen = trainer.complete(TRAINING | beside), None, []
+    for room, name in zip(("methods", "regularizers"), names, strict=True):
         defaults = {key: schema["default"] for key, schema in registry.parameters(room, name).items()}
         chosen.append((registry.load(room, name), defaults | PARAMETERS.get(name, {})))
     everything = batching.collate([dataset[i] for i in range(len(dataset))])["forget"]
     reference = Reference.of(model, [everything], {*chosen[0][0].NEEDS, *chosen[1][0].NEEDS})
-    run = trainer.UnlearnTrainer(model, dataset, batching.collate, TRAINING, 0, *chosen, reference)
+    if settings["saliency"] != "none":
+        objective = lambda model, batch: chosen[0][0].loss(model, batch, reference, **chosen[0][1])  # noqa: E731
+        mask = saliency.mask_of(model, [everything], objective, settings["saliency"], settings["percentile"])
+    elif settings["parameters"] == "lora":
+        model = lora.wrap(model, settings, 0)
+    run = trainer.UnlearnTrainer(model, dataset, batching.collate, settings, 0, *chosen, reference, None, mask)
     run.run()
     return {term: [entry[term] for entry in run.history] for term in run.history[0] if term in ("forget", "keep", "retain")}
+
+
+def test_what_stands_beside_a_cell_makes_a_difference():
+    """Golden values of a setting that is not honoured would pin the plain cell again."""
+    golden = json.loads(GOLDEN.read_text())
+    names = ["_".join(CENTRE), *(f"{'_'.join(CENTRE)} {name}" for name in BESIDE)]
+    assert len({tuple(golden[name]["forget"]) for name in names}) == len(names)
 
 
 @pytest.mark.parametrize("cell", cells())
