@@ -67,7 +67,8 @@ def panel(figure, axis, rows, layers: list[int], modules: list[str]) -> None:
     """Cells of one mask; weights outside the decoder's layers stand in a column of their own, at the right."""
     positive = rows.norm[rows.norm > 0]
     low, high = (positive.min(), positive.max()) if len(positive) else (1, 1)
-    shade = ScalarMappable(LogNorm(low, high if high > low else low * 1.01), COLOURS)
+    high = max(high, low * 1.01)
+    shade = ScalarMappable(LogNorm(low, high), COLOURS)
     column = {layer: x for x, layer in enumerate(layers)}
     points = []
     for row in rows.itertuples():
@@ -96,3 +97,6 @@ def panel(figure, axis, rows, layers: list[int], modules: list[str]) -> None:
     bar.set_label("gradient norm")
     bar.outline.set_linewidth(0.4)
     bar.ax.minorticks_off()
+    if high < 100 * low:  # perhaps one power of ten or none lies between them
+        ticks = [low, (low * high) ** 0.5, high]
+        bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
