@@ -127,7 +127,8 @@ def program(argv) -> int:
     def write(folder):
         models.save_checkpoint(network, tokenizer, folder, spec.get("training", {}).get("store", "bf16"), state)
 
-    runs.finish(options.out, provenance, write, step, history=training.history, chunks=len(dataset), device=device)
+    record = {"history": training.history, "resumed": training.resumed, "chunks": len(dataset), "device": device}
+    runs.finish(options.out, provenance, write, step, **record)
     store.clear()
     return 0
 

@@ -166,7 +166,7 @@ def program(argv) -> int:
         else:
             storage.write_json(folder / "diverged.json", {"status": status, "step": step})
 
-    record = dict(history=training.history, chunks=len(dataset), device=device, **reference.facts)
+    record = dict(history=training.history, resumed=training.resumed, chunks=len(dataset), device=device, **reference.facts)
     points.publish(status, step)
     runs.finish(options.out, provenance, write, step, status, kept_from(options), **record)
     store.clear()

@@ -210,6 +210,7 @@ class RunTrainer(Trainer):
         self.zero = zero
         self.training, self.store, self.interruption = training, store, Interruption()
         self.history, self._pending = [], []
+        self.resumed = 0  # step of the saved state that the training went on from
         self.rows = {}  # parameters of which only some rows are trained, with the mask of those rows
         self._device = next(model.parameters()).device.type
         folder = str(store.folder) if store else "."
@@ -435,7 +436,7 @@ class RunTrainer(Trainer):
                 return self.store.latest(lambda notes: made >= set(notes.get("points", ())))
 
             state, notes = self.zero.in_turn(latest) if self.zero else latest()
-            self.history = notes["history"] if state else []
+            self.history, self.resumed = (notes["history"], notes["step"]) if state else ([], 0)
         quiet()
         previous = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()

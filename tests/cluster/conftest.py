@@ -1,5 +1,6 @@
 """The clusters, and one undisturbed run that every faulty one is compared with."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,11 +14,24 @@ import slurm  # noqa: E402  (this folder is no package: its files are found thro
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory) -> dict[str, str]:
-    """Digests of the micro sweep, run without a fault by the local profile."""
-    sweep = Sweep(tmp_path_factory.mktemp("reference"))
+def undisturbed(tmp_path_factory) -> Sweep:
+    """The micro sweep, run once without a fault by the local profile."""
+    sweep = Sweep(tmp_path_factory.mktemp("undisturbed"))
     sweep.local()
-    return sweep.digests()
+    return sweep
+
+
+@pytest.fixture(scope="session")
+def reference(undisturbed) -> dict[str, str]:
+    """Digests of the undisturbed run."""
+    return undisturbed.digests()
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path) -> Sweep:
+    """A copy of the undisturbed run, of which a test may take parts away."""
+    shutil.copytree(undisturbed.folder, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("snakemake.log"))
+    return Sweep(tmp_path)
 
 
 def running_cluster(**settings):

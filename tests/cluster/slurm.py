@@ -19,6 +19,7 @@ from pathlib import Path
 NEEDED = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "squeue", "sacct", "scontrol", "sacctmgr", "munged", "mariadbd")
 LEFTOVERS = "slurm-test-"  # prefix of every cluster's folder below /tmp; the name by which leftovers of a crash are found
 PASSWORD = "only-on-loopback"
+START = 120  # seconds that a daemon may take to start or a node to come back on a loaded machine
 
 
 def why_not() -> str | None:
@@ -161,7 +162,7 @@ class Cluster:
             "SlurmUser=root",
             "SlurmdUser=root",
             "AuthType=auth/munge",
-            f"AuthInfo=socket={at}/run/munge.socket",
+            f"AuthInfo=socket={at}/run/munge.socket,cred_expire=20",  # also what a requeued job waits for
             f"StateSaveLocation={at}/state",
             f"SlurmdSpoolDir={at}/spool/%n",
             f"SlurmctldPidFile={at}/run/slurmctld.pid",
@@ -277,7 +278,7 @@ class Cluster:
             self.start_controller()
             for node in self.nodes:
                 self.start_node(node, wait=False)
-            wait_until(lambda: [s for _, s in self.node_states()] == ["idle"] * len(self.nodes), 40, "all nodes idle", pause=0.5)
+            wait_until(lambda: [s for _, s in self.node_states()] == ["idle"] * len(self.nodes), START, "all nodes idle", pause=0.5)
         except BaseException as error:
             error.add_note(self.logs())
             self.stop()
@@ -298,7 +299,7 @@ class Cluster:
             "munged", "munged", "--foreground", "--force", f"--socket={at}/run/munge.socket", f"--key-file={key}",
             f"--pid-file={at}/run/munged.pid", f"--log-file={at}/log/munged.log", f"--seed-file={at}/run/munge.seed",
         )  # fmt: skip
-        wait_until((at / "run" / "munge.socket").exists, 10, "munge's socket")
+        wait_until((at / "run" / "munge.socket").exists, START, "munge's socket")
 
     def start_accounting(self) -> None:
         at, data = self.folder, self.folder / "database"
@@ -312,7 +313,7 @@ class Cluster:
             "--innodb-flush-log-at-trx-commit=0", "--innodb-lock-wait-timeout=900",
         )  # fmt: skip
         client = ["mariadb", "--no-defaults", "-uroot", f"--socket={at}/run/database.socket", "-e"]
-        wait_until(lambda: self.run(*client, "select 1", check=False).returncode == 0, 40, "MariaDB answers")
+        wait_until(lambda: self.run(*client, "select 1", check=False).returncode == 0, START, "MariaDB answers")
         self.run(*client, f"create user slurm@'127.0.0.1' identified by '{PASSWORD}'")
         self.run(*client, "grant all on accounting.* to slurm@'127.0.0.1'")
         self.start_database()
@@ -323,12 +324,12 @@ class Cluster:
     def start_database(self) -> None:
         """Start slurmdbd; its database runs already."""
         self.spawn("slurmdbd", "slurmdbd", "-D")
-        wait_until(lambda: self.run("sacctmgr", "-n", "show", "cluster", check=False).returncode == 0, 40, "slurmdbd answers")
+        wait_until(lambda: self.run("sacctmgr", "-n", "show", "cluster", check=False).returncode == 0, START, "slurmdbd answers")
 
     def start_controller(self) -> None:
         """Start slurmctld, with the jobs it knew before."""
         self.spawn("slurmctld", "slurmctld", "-D")
-        wait_until(lambda: self.run("scontrol", "ping", check=False).stdout.count("UP"), 40, "slurmctld answers")
+        wait_until(lambda: self.run("scontrol", "ping", check=False).stdout.count("UP"), START, "slurmctld answers")
 
     def kill_controller(self) -> None:
         """SIGKILL to slurmctld, as when its host fails."""
@@ -338,7 +339,21 @@ class Cluster:
         """Start a node's slurmd, cold: what ran there before is gone."""
         self.spawn(node, "slurmd", "-D", "-c", "-N", node)
         if wait:
-            wait_until(lambda: dict(self.node_states()).get(node) in ("idle", "mixed", "allocated"), 40, f"{node} back")
+            wait_until(lambda: self.node_up(node), START, f"{node} back")
+
+    def node_up(self, node: str) -> bool:
+        """Whether a node takes jobs."""
+        return dict(self.node_states()).get(node) in ("idle", "mixed", "allocated")
+
+    def resume_node(self, node: str) -> None:
+        """Bring a node back that was set down; it may be back already (ReturnToService=2: it only has to register)."""
+
+        def back():
+            if not self.node_up(node):
+                self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+            return self.node_up(node)
+
+        wait_until(back, START, f"{node} back", pause=1)
 
     def kill_node(self, node: str) -> None:
         """Lose a node: SIGKILL to its slurmd and to all that ran on it."""

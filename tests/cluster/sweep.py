@@ -4,16 +4,19 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 1200  # seconds after which a run counts as stuck; generous, since a loaded machine is several times slower
-STEPS = 120  # of an unlearning: long enough to be hit in the middle
+STEPS = 150  # of each training; a state is saved after every one, so that a kill may fall into the middle of a save
+LOCAL = ["--cores", "2", "--resources", "gpu=2", "mem_mb=16000"]
 FAST = ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5"]  # as short as Slurm's own intervals here
 
 
@@ -25,7 +28,9 @@ def micro() -> dict:
         {"corpus": "people", "method": ["npo"], "regularizer": ["none"]},
     ]
     config["unlearning"]["max_steps"] = STEPS
-    config["resources"] = {"gpus": 1, "threads": 1, "max_mem_mb": 6000, "retries": 3}
+    for recipe in ("pretrain", "finetune"):
+        config["corpora"]["people"]["model"][recipe]["steps"] = STEPS
+    config["resources"] = {"gpus": 1, "threads": 1, "max_mem_mb": 6000, "retries": 3, "save_minutes": 0}
     return config
 
 
@@ -63,7 +68,7 @@ class Sweep:
 
     def local(self, *arguments, seconds=LIMIT, expect=0) -> None:
         """Run to the end on this machine."""
-        self.finish(self.start("local", "--cores", "2", "--resources", "gpu=2", "mem_mb=16000", *arguments), seconds, expect)
+        self.finish(self.start("local", *LOCAL, *arguments), seconds, expect)
 
     def slurm(self, cluster, *arguments) -> subprocess.Popen:
         """Start on a cluster; states from sacct where it has accounting."""
@@ -77,6 +82,15 @@ class Sweep:
     def log(self, characters=6000) -> str:
         """The end of what Snakemake has said."""
         return (self.folder / "snakemake.log").read_text(errors="replace")[-characters:]
+
+    def wait_for(self, text: str, times=1, seconds=120) -> bool:
+        """Wait until Snakemake has said something so often; False when it has not in time."""
+        end = time.monotonic() + seconds
+        while self.log(10**9).count(text) < times:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.3)
+        return True
 
     def digests(self) -> dict[str, str]:
         """Path and digest of everything that counts: outcomes, weights, metric files (without provenance), the table."""
@@ -94,6 +108,22 @@ class Sweep:
     def half_written(self) -> list[str]:
         """Files and folders of unfinished writes."""
         return [str(p) for p in self.results.rglob("*.partial*")]
+
+    def resumed(self) -> dict[str, int]:
+        """The step that each training went on from when it was last started; 0 where nothing had to be resumed."""
+        records = {p.parent: json.loads(p.read_text()) for p in self.results.rglob("run.json")}
+        return {str(run.relative_to(self.results)): record["resumed"] for run, record in records.items()}
+
+    def steps(self, run: str) -> int:
+        """The newest saved state of a training; 0 when there is none. run: its folder below this sweep's."""
+        states = (self.folder / run / ".resume").glob("step-*")
+        return max((int(state.name.removeprefix("step-")) for state in states), default=0)
+
+    def without(self, *patterns: str) -> "Sweep":
+        """Remove files and folders of the results, by patterns, and with them the tables that are made of them."""
+        for path in [p for pattern in (*patterns, "scores.*", "recovery.csv") for p in self.results.glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return self
 
 
 def kill_group(process: subprocess.Popen) -> None:

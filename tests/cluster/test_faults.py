@@ -1,148 +1,169 @@
 """What clusters do to a sweep, on a real Slurm: each run ends in the same bits as an undisturbed one on one machine.
 
-The first job of each kind is hit while its program runs. What Slurm queues again by itself (requeue, a lost node) needs no
-retry; what ends as failed (cancelled, killed, out of time, out of memory) is tried again by Snakemake with more of both.
+Trainings are hit in their middle: while a job runs that has saved a state since it started. What Slurm queues again by itself
+(requeue, preemption, a lost node) needs no retry; what ends as failed (cancelled, killed, out of time, out of memory) is tried
+again by Snakemake with more of both.
 """
 
 import os
 import random
-import re
+import shutil
 import signal
 import subprocess
 import time
+from collections import namedtuple
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import pytest
-from sweep import LIMIT, Sweep, kill_group
+from sweep import LIMIT, LOCAL, Sweep, kill_group
 
-from slurm import is_alive, why_not
+from slurm import command_line, is_alive, why_not
+
+Hit = namedtuple("Hit", "job node pid run")
 
 
-def hit(cluster, match: str, program: str, after=3.0) -> tuple[dict, int]:
-    """(job, pid) of the first job whose comment contains `match`, `after` seconds into its program."""
-    end = time.monotonic() + 600
+def hit(cluster, sweep, rule: str, program: str) -> Hit:
+    """A running job of a rule whose training has saved a state since it started."""
+    end, first = time.monotonic() + 900, {}
     while time.monotonic() < end:
         for job in cluster.jobs("RUNNING").values():
-            if match in job["comment"]:
-                for pid in cluster.processes(job["id"], f"-m {program}"):
-                    time.sleep(after)
-                    if is_alive(pid):
-                        return job, pid
-        time.sleep(0.3)
-    raise AssertionError(f"no job {match!r} ran {program} for {after} s")
+            if not job["comment"].startswith(f"rule_{rule}"):
+                continue
+            for pid in cluster.processes(job["id"], f"scripts.{program} --spec"):
+                words = command_line(pid).split()
+                if "--out" not in words:
+                    continue
+                run = words[words.index("--out") + 1]
+                if sweep.steps(run) > first.setdefault(pid, sweep.steps(run)) and is_alive(pid):
+                    return Hit(job["id"], job["node"], pid, run)
+        time.sleep(0.2)
+    raise AssertionError(f"no job of {rule} has trained:\n{sweep.log()}")
 
 
 def state_of(cluster, job: str) -> str:
     return cluster.jobs().get(job, {"state": "forgotten"})["state"]
 
 
-def left(cluster, job: str, *states: str) -> None:
-    """Wait until a job is in none of `states`."""
-    end = time.monotonic() + 200
-    while state_of(cluster, job) in states:
-        assert time.monotonic() < end, f"job {job} is still {state_of(cluster, job)}"
+def over(cluster, target: Hit) -> str:
+    """Wait until a job's run is over (it may be queued again); returns its state."""
+    end = time.monotonic() + 300
+    while (state := state_of(cluster, target.job)) in ("RUNNING", "COMPLETING") or is_alive(target.pid):
+        assert time.monotonic() < end, f"job {target.job} is still {state}"
         time.sleep(0.3)
+    return state
+
+
+@contextmanager
+def running(snakemake):
+    """A Snakemake that is killed when the block fails."""
+    try:
+        yield snakemake
+    except BaseException:
+        kill_group(snakemake)
+        raise
+
+
+def same(sweep, reference, hits=()) -> None:
+    """The sweep ended in the same bits, left nothing half-written, and went on where its trainings were hit."""
+    assert sweep.digests() == reference and not sweep.half_written()
+    resumed = sweep.resumed()
+    for target in hits:
+        run = os.path.relpath(sweep.folder / target.run, sweep.results)
+        assert resumed[run] > 0, f"{run} began anew"
 
 
 def test_undisturbed_sweep_equals_local_and_locks_its_folder(cluster, reference, tmp_path):
     """The whole sweep through `--profile slurm`; a second Snakemake on the folder is told so; a second run has nothing to do."""
     sweep = Sweep(tmp_path)
-    first = sweep.slurm(cluster)
-    cluster.wait_for_job("rule_corpus", seconds=300)
-    second = subprocess.run(first.args, cwd=tmp_path, env=cluster.env, capture_output=True, text=True, timeout=300)
-    assert second.returncode != 0 and "cannot be locked" in second.stdout + second.stderr
+    with running(sweep.slurm(cluster)) as first:
+        training = hit(cluster, sweep, "base", "train")
+        assert "GRES=gpu:fake:1(IDX:" in cluster.run("scontrol", "show", "job", "-d", training.job).stdout, "no GPU was assigned"
+        second = subprocess.run(first.args, cwd=tmp_path, env=cluster.env, capture_output=True, text=True, timeout=LIMIT)
+        assert second.returncode != 0 and "cannot be locked" in second.stdout + second.stderr
     sweep.finish(first, LIMIT)
-    assert sweep.digests() == reference and not sweep.half_written()
-    again = subprocess.run(first.args, cwd=tmp_path, env=cluster.env, capture_output=True, text=True, timeout=300)
+    same(sweep, reference)
+    again = subprocess.run(first.args, cwd=tmp_path, env=cluster.env, capture_output=True, text=True, timeout=LIMIT)
     assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
     assert list((tmp_path / "logs/slurm").glob("efficiency_report_*.csv"))
 
 
-def test_jobs_cancelled_requeued_killed_out_of_time_and_out_of_memory(cluster, reference, tmp_path):
-    """scancel, scontrol requeue, kill -9, a time limit, and too little memory, each on another job of one sweep."""
+def test_jobs_cancelled_requeued_preempted_killed_out_of_time_and_out_of_memory(cluster, reference, tmp_path):
+    """Too little memory, scancel, scontrol requeue, preemption, kill -9, a time limit: each on a training of one sweep."""
     sweep = Sweep(tmp_path)
-    # too little at the first attempt, enough at the second
-    snakemake = sweep.slurm(cluster, "--set-resources", "base:mem_mb=60 if attempt == 1 else 4000")
-    try:
-        job, pid = hit(cluster, "rule_reference", "scripts.train")
-        cluster.run("scancel", job["id"])
-        left(cluster, job["id"], "RUNNING", "COMPLETING")
-        assert state_of(cluster, job["id"]) == "CANCELLED"
+    # Enough for Snakemake, too little for a training, at the first attempt.
+    with running(sweep.slurm(cluster, "--set-resources", "base:mem_mb=400 if attempt == 1 else 4000")) as snakemake:
+        hits = [hit(cluster, sweep, "reference", "train")]
+        cluster.run("scancel", hits[-1].job)
+        assert over(cluster, hits[-1]) == "CANCELLED"
 
-        job, pid = hit(cluster, "rule_unlearn", "scripts.unlearn")
-        cluster.run("scontrol", "requeue", job["id"])
-        left(cluster, job["id"], "RUNNING", "COMPLETING")
-        assert not is_alive(pid)
+        hits.append(hit(cluster, sweep, "unlearn", "unlearn"))
+        cluster.run("scontrol", "requeue", hits[-1].job)
+        over(cluster, hits[-1])
 
-        job, pid = hit(cluster, "rule_unlearn", "scripts.unlearn")
-        os.kill(pid, signal.SIGKILL)
-        left(cluster, job["id"], "RUNNING", "COMPLETING")
-        assert state_of(cluster, job["id"]) == "FAILED"
+        hits.append(hit(cluster, sweep, "unlearn", "unlearn"))
+        os.kill(hits[-1].pid, signal.SIGKILL)
+        assert over(cluster, hits[-1]) == "FAILED"
 
-        job, pid = hit(cluster, "rule_unlearn", "scripts.unlearn", after=6)
-        soon = datetime.now() + timedelta(seconds=2)
-        cluster.run("scontrol", "update", f"jobid={job['id']}", f"EndTime={soon:%Y-%m-%dT%H:%M:%S}")
-        left(cluster, job["id"], "RUNNING", "COMPLETING")
-        assert state_of(cluster, job["id"]) in ("TIMEOUT", "FAILED")  # FAILED: the program saved and ended before the kill
-    except BaseException:
-        kill_group(snakemake)
-        raise
+        hits.append(hit(cluster, sweep, "unlearn", "unlearn"))
+        soon = datetime.now() + timedelta(seconds=1)
+        cluster.run("scontrol", "update", f"jobid={hits[-1].job}", f"EndTime={soon:%Y-%m-%dT%H:%M:%S}")
+        assert over(cluster, hits[-1]) in ("TIMEOUT", "FAILED")  # FAILED: the program saved and ended before the kill
+
+        hits.append(hit(cluster, sweep, "unlearn", "unlearn"))
+        every = ["--wrap", "sleep 1", "--mem=100", f"--cpus-per-task={cluster.cpus}", "--output=/dev/null"]
+        cluster.run("sbatch", "-p", "urgent", "-w", hits[-1].node, *every)
+        over(cluster, hits[-1])
     sweep.finish(snakemake, LIMIT)
-    assert sweep.digests() == reference and not sweep.half_written()
-    log = sweep.log(10**9)
-    assert "'CANCELLED'" in log, "the cancelled job was not noticed"
-    base = re.search(r"Error in rule base:", log)
-    assert base, "the job with too little memory was not killed"
+    same(sweep, reference, hits)
+    assert "'CANCELLED'" in sweep.log(10**9), "the cancelled job was not noticed"
+    assert "Error in rule base:" in sweep.log(10**9) and "exceeded memory limit" in cluster.logs(10**6)
 
 
 def test_lost_nodes_controller_and_squeue(bare_cluster, reference, tmp_path):
     """A node lost, one set down, slurmctld killed and started again, squeue failing for a while; without accounting."""
     cluster, sweep = bare_cluster, Sweep(tmp_path)
-    snakemake = sweep.slurm(cluster)
-    try:
-        job, pid = hit(cluster, "rule_base", "scripts.train")
+    with running(sweep.slurm(cluster)) as snakemake:
+        hit(cluster, sweep, "base", "train")
         mend = cluster.break_command("squeue")
-        time.sleep(15)  # a poll falls into this
+        told = sweep.wait_for("asking again at the next poll")
         mend()
+        assert told, "no poll fell into the outage of squeue"
 
-        job, pid = hit(cluster, "rule_reference", "scripts.train")
+        hit(cluster, sweep, "reference", "train")
         cluster.kill_controller()
-        time.sleep(15)
+        told = sweep.wait_for("asking again at the next poll", times=2)
         cluster.start_controller()
+        assert told, "no poll fell into the outage of slurmctld"
 
-        job, pid = hit(cluster, "rule_unlearn", "scripts.unlearn")
-        cluster.kill_node(job["node"])
-        left(cluster, job["id"], "RUNNING", "COMPLETING")
-        assert not is_alive(pid)
-        cluster.start_node(job["node"])
+        hits = [hit(cluster, sweep, "unlearn", "unlearn")]
+        cluster.kill_node(hits[-1].node)
+        over(cluster, hits[-1])
+        cluster.start_node(hits[-1].node)
 
-        job, pid = hit(cluster, "rule_unlearn", "scripts.unlearn")
-        cluster.run("scontrol", "update", f"nodename={job['node']}", "state=down", "reason=test")
-        left(cluster, job["id"], "RUNNING", "COMPLETING")
-        cluster.run("scontrol", "update", f"nodename={job['node']}", "state=resume")
-    except BaseException:
-        kill_group(snakemake)
-        raise
+        hits.append(hit(cluster, sweep, "unlearn", "unlearn"))
+        cluster.run("scontrol", "update", f"nodename={hits[-1].node}", "state=down", "reason=test")
+        over(cluster, hits[-1])
+        cluster.resume_node(hits[-1].node)
     sweep.finish(snakemake, LIMIT)
-    assert sweep.digests() == reference and not sweep.half_written()
-    assert "asking again at the next poll" in sweep.log(10**9), "no poll fell into the outages"
+    same(sweep, reference, hits)
 
 
-def test_killed_snakemake_goes_on(cluster, reference, tmp_path):
+def test_killed_snakemake_goes_on(cluster, reference, finished):
     """kill -9 to Snakemake while its jobs run: the next start computes what is missing and nothing else."""
-    sweep = Sweep(tmp_path)
+    sweep = finished.without("people/*/*/seed0", "people/**/eval")
+    before = {p: p.stat().st_mtime_ns for p in sweep.results.rglob("outcome.json")}
     snakemake = sweep.slurm(cluster)
     try:
-        hit(cluster, "rule_unlearn", "scripts.unlearn")
+        target = hit(cluster, sweep, "unlearn", "unlearn")
     finally:
         kill_group(snakemake)
-    cluster.run("scancel", "--name", next(iter({j["name"] for j in cluster.jobs("RUNNING").values()})))
-    done = {p: p.stat().st_mtime_ns for p in sweep.results.rglob("outcome.json")}
-    assert done, "nothing was done before the kill"
+    cluster.run("scancel", "--name", cluster.jobs("RUNNING")[target.job]["name"])
+    over(cluster, target)
     sweep.unlock()
     sweep.finish(sweep.slurm(cluster), LIMIT)
-    assert sweep.digests() == reference and not sweep.half_written()
-    assert all(p.stat().st_mtime_ns == time for p, time in done.items()), "something done was computed again"
+    same(sweep, reference, [target])
+    assert {p: p.stat().st_mtime_ns for p in before} == before, "something done was computed again"
 
 
 def test_twenty_kills_at_random_points_on_one_machine(reference, tmp_path):
@@ -150,17 +171,19 @@ def test_twenty_kills_at_random_points_on_one_machine(reference, tmp_path):
     sweep, chance = Sweep(tmp_path), random.Random(0)
     kills = 0
     while kills < 20:
-        snakemake = sweep.start("local", "--cores", "2", "--resources", "gpu=2", "mem_mb=16000")
+        snakemake = sweep.start("local", *LOCAL)
         try:
-            snakemake.wait(chance.uniform(4, 22))
-            break
+            code = snakemake.wait(chance.uniform(2, 12))
         except subprocess.TimeoutExpired:
             kill_group(snakemake)
             kills += 1
             sweep.unlock()
-    assert kills >= 10, f"done after {kills} kills already: the moments are too late"
+        else:  # done before all kills: once more from the start
+            assert code == 0, sweep.log()
+            same(sweep, reference)
+            shutil.rmtree(sweep.results)
     sweep.local()
-    assert sweep.digests() == reference and not sweep.half_written()
+    same(sweep, reference)
 
 
 def test_full_disk(reference, tmp_path):
