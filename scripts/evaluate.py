@@ -45,6 +45,14 @@ class Job:
         self.outcome, manifest = read_json(run / "outcome.json"), read_json(corpus / "manifest.json")
         self.scheme = self.spec["scheme"]
         registry.require("quantizers", self.scheme.get("kind"), f"{path}: scheme.kind")
+        spec = run / "spec.json" if (run / "spec.json").exists() else run.parent / "spec.json"  # of a checkpoint along a training
+        of = read_json(spec) if spec.exists() else {}
+        self.facts = {
+            "run": of.get("run"),
+            "seed": of.get("seed"),
+            "weights": self.outcome.get("weights"),
+            "corpus": digest(manifest),
+        }
         self.metrics, self.timed = {}, {}
         for name, entry in self.spec["metrics"].items():
             kind = registry.require("metrics", entry.get("kind", name), f"{path}: metrics.{name}.kind")
@@ -71,7 +79,7 @@ class Job:
 
     def write(self, name: str, provenance: Provenance, **content) -> None:
         """Write a metric file. content: status, value, n, samples, and whatever the metric adds."""
-        write_json(self.file(name), self.metrics[name] | content | {"provenance": provenance.record(**self.timed)})
+        write_json(self.file(name), self.metrics[name] | content | {"provenance": provenance.record(**self.facts, **self.timed)})
         value = content["value"]
         shown = content["status"] if value is None else f"{value:.2f}"
         print(f"{self.scheme['name']} {name}: {shown} (n {content['n']})", file=sys.stderr)
