@@ -50,7 +50,9 @@ def load(cell: dict, results: Path) -> dict:
     found = {"row": row, "value": None, "replicates": None, "texts": None}
     path = results / cell["run"] / "eval" / cell["scheme"] / f"{cell['metric']}.json"
     if not path.exists():
-        return found | {"row": row | state("missing", f"no {path.relative_to(results)}")}
+        return found | {
+            "row": row | state("missing", unfinished(results, cell["run"], cell["scheme"]) or f"no {path.relative_to(results)}")
+        }
     try:
         content = read_json(path)
     except ValueError as error:
@@ -88,6 +90,15 @@ def reached(run: Path) -> int | None:
     """The optimiser step of a run's checkpoint, from its outcome."""
     path = run / "outcome.json"
     return read_json(path).get("step") if path.exists() else None
+
+
+def unfinished(results: Path, run: str, scheme: str) -> str | None:
+    """How the log of a job that left no outcome or scores ends (of a failed one: with its error); None where none has begun."""
+    job = f"evaluate_{scheme}" if (results / run / "outcome.json").exists() else "unlearn"
+    log = results / "logs" / run / f"{job}.log"
+    lines = log.read_text(errors="replace").replace("\r", "\n").split("\n") if log.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), None)
+    return f"{job} did not finish; its log ends: {last[:200]}" if last else None
 
 
 def state(status: str, reason: str) -> dict:
