@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.core import registry
+from scripts.core import devices, registry
 from scripts.core.provenance import Provenance
 from scripts.core.storage import digest, read_json, write_json
 
@@ -157,6 +157,8 @@ def main(argv=None) -> int:
             kept = len(job.metrics) - len(names)
             print(f"{job.scheme['name']}: {len(names)} metrics to compute, {kept} kept", file=sys.stderr)
             if names:
+                if options.device != "cpu":
+                    devices.claim(1)  # does nothing for the second scheme: one is shown by then
                 job.compute(names, options.artifact, options.device)
                 gc.collect()  # the next scheme's model should not meet this one in memory
     except (ValueError, OSError) as error:

@@ -17,6 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from scripts.core import devices
+
 
 def parser() -> argparse.ArgumentParser:
     """The launcher's own options, then the program and its arguments."""
@@ -155,6 +157,8 @@ def launch(options, environment) -> int:
 def main(argv=None) -> int:
     """Run the program; its exit code, or 2 with one line when it can't be started as asked."""
     options = parser().parse_args(argv)
+    if not options.on_node and options.nodes == 1:
+        devices.claim(max(1, options.gpus))
     try:
         if options.gpus * options.nodes > 1 and (options.on_node or shared(options)):
             return launch(options, dict(os.environ))

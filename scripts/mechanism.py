@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from scripts.core import registry
+from scripts.core import devices, registry
 from scripts.core.storage import digest, read_json, write_json
 
 VERSION = 1
@@ -150,6 +150,8 @@ def main(argv=None) -> int:
                 raise ValueError(f"{path} does not exist; allowed: a finished run, its target and scheme files")
         schemes = [read_json(path)["scheme"] for path in options.schemes]
         known = read_json(out) if out.is_file() else {}
+        if options.corpus:  # the gradient is computed on a GPU where there is one
+            devices.claim(1)
         write_json(out, measure(options.run, options.target, schemes, known, options.corpus))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from scripts.core import delta, registry, storage
+from scripts.core import delta, devices, registry, storage
 from scripts.core.provenance import Provenance
 
 
@@ -148,6 +148,8 @@ def main(argv=None) -> int:
             raise ValueError(f"scheme: {options.scheme} has no kind; allowed: {', '.join(registry.names('quantizers'))}")
         registry.require("quantizers", scheme["kind"], "scheme.kind")
         defaults = {k: v["default"] for k, v in registry.parameters("quantizers", scheme["kind"]).items()}
+        if options.device != "cpu":
+            devices.claim(1)
         done = quantize(options.run, options.corpus, {**defaults, **scheme}, options.out, options.device, options.checkpoint)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

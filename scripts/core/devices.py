@@ -1,0 +1,57 @@
+"""GPUs for a job of its own on a machine with several: which ones nobody else of this user's jobs has.
+
+Slurm shows a job the GPUs that it was given. On one machine with several GPUs every process sees all of them and would take the
+first. Here a job takes as many as it needs by locks on files, one per GPU, which the kernel releases when the job's last process
+ends, however it ends. Where a job sees no more GPUs than it needs, nothing is done.
+"""
+
+import fcntl
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+
+def visible(environment=os.environ) -> list[str]:
+    """The GPUs that a process may use: as CUDA_VISIBLE_DEVICES lists them, else all of the machine by their UUIDs."""
+    shown = environment.get("CUDA_VISIBLE_DEVICES")
+    if shown is not None:
+        return [name.strip() for name in shown.split(",") if name.strip()]
+    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in found.splitlines() if line.strip()]
+
+
+def claim(count: int, environment=os.environ, folder: Path | None = None, pause=1.0) -> list[str]:
+    """Take `count` of the visible GPUs for this process and show it only those; waits until so many are free.
+
+    Call it before torch is imported. folder: of the lock files, default one of this user's in the temporary folder.
+    Returns the GPUs, [] when nothing had to be done. The locks survive exec.
+    """
+    shown = visible(environment)
+    if len(shown) <= count:
+        return []
+    folder = folder or Path(tempfile.gettempdir()) / f"gpus-of-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    while True:
+        held = {}
+        for name in shown:
+            lock = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            held[name] = lock
+            if len(held) == count:
+                for descriptor in held.values():
+                    os.set_inheritable(descriptor, True)
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+                return list(held)
+        for lock in held.values():  # too few: let others have them
+            os.close(lock)
+        time.sleep(pause)
