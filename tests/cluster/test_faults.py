@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 import pytest
 from sweep import LIMIT, LOCAL, Sweep, kill_group
 
-from slurm import command_line, is_alive, why_not
+from slurm import command_line, is_alive, wait_until, why_not
 
 Hit = namedtuple("Hit", "job node pid run")
 
@@ -45,12 +45,13 @@ def state_of(cluster, job: str) -> str:
     return cluster.jobs().get(job, {"state": "forgotten"})["state"]
 
 
-def over(cluster, target: Hit) -> str:
-    """Wait until a job's run is over (it may be queued again); returns its state."""
+def over(cluster, sweep, target: Hit) -> str:
+    """Wait until a job's run is over (it may be queued again), with a saved state; returns the job's state."""
     end = time.monotonic() + 300
     while (state := state_of(cluster, target.job)) in ("RUNNING", "COMPLETING") or is_alive(target.pid):
         assert time.monotonic() < end, f"job {target.job} is still {state}"
         time.sleep(0.3)
+    assert sweep.steps(target.run), "the training came to its end before it was hit"
     return state
 
 
@@ -95,25 +96,28 @@ def test_jobs_cancelled_requeued_preempted_killed_out_of_time_and_out_of_memory(
     with running(sweep.slurm(cluster, "--set-resources", "base:mem_mb=400 if attempt == 1 else 4000")) as snakemake:
         hits = [hit(cluster, sweep, "reference", "train")]
         cluster.run("scancel", hits[-1].job)
-        assert over(cluster, hits[-1]) == "CANCELLED"
+        assert over(cluster, sweep, hits[-1]) == "CANCELLED"
 
         hits.append(hit(cluster, sweep, "unlearn", "unlearn"))
         cluster.run("scontrol", "requeue", hits[-1].job)
-        over(cluster, hits[-1])
+        over(cluster, sweep, hits[-1])
 
         hits.append(hit(cluster, sweep, "unlearn", "unlearn"))
         os.kill(hits[-1].pid, signal.SIGKILL)
-        assert over(cluster, hits[-1]) == "FAILED"
+        assert over(cluster, sweep, hits[-1]) == "FAILED"
 
         hits.append(hit(cluster, sweep, "unlearn", "unlearn"))
         soon = datetime.now() + timedelta(seconds=1)
+        os.kill(hits[-1].pid, signal.SIGSTOP)  # as slow as a large model: Slurm looks at limits every 30 s
         cluster.run("scontrol", "update", f"jobid={hits[-1].job}", f"EndTime={soon:%Y-%m-%dT%H:%M:%S}")
-        assert over(cluster, hits[-1]) in ("TIMEOUT", "FAILED")  # FAILED: the program saved and ended before the kill
+        wait_until(lambda: state_of(cluster, hits[-1].job) != "RUNNING", 120, "the time limit")
+        os.kill(hits[-1].pid, signal.SIGCONT)
+        assert over(cluster, sweep, hits[-1]) in ("TIMEOUT", "FAILED")  # FAILED: the program saved and ended before the kill
 
         hits.append(hit(cluster, sweep, "unlearn", "unlearn"))
         every = ["--wrap", "sleep 1", "--mem=100", f"--cpus-per-task={cluster.cpus}", "--output=/dev/null"]
         cluster.run("sbatch", "-p", "urgent", "-w", hits[-1].node, *every)
-        over(cluster, hits[-1])
+        over(cluster, sweep, hits[-1])
     sweep.finish(snakemake, LIMIT)
     same(sweep, reference, hits)
     assert "'CANCELLED'" in sweep.log(10**9), "the cancelled job was not noticed"
@@ -138,12 +142,12 @@ def test_lost_nodes_controller_and_squeue(bare_cluster, reference, tmp_path):
 
         hits = [hit(cluster, sweep, "unlearn", "unlearn")]
         cluster.kill_node(hits[-1].node)
-        over(cluster, hits[-1])
+        over(cluster, sweep, hits[-1])
         cluster.start_node(hits[-1].node)
 
         hits.append(hit(cluster, sweep, "unlearn", "unlearn"))
         cluster.run("scontrol", "update", f"nodename={hits[-1].node}", "state=down", "reason=test")
-        over(cluster, hits[-1])
+        over(cluster, sweep, hits[-1])
         cluster.resume_node(hits[-1].node)
     sweep.finish(snakemake, LIMIT)
     same(sweep, reference, hits)
@@ -159,7 +163,7 @@ def test_killed_snakemake_goes_on(cluster, reference, finished):
     finally:
         kill_group(snakemake)
     cluster.run("scancel", "--name", cluster.jobs("RUNNING")[target.job]["name"])
-    over(cluster, target)
+    over(cluster, sweep, target)
     sweep.unlock()
     sweep.finish(sweep.slurm(cluster), LIMIT)
     same(sweep, reference, [target])
