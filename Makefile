@@ -64,7 +64,7 @@ envs: install  ## build the environments of the schemes that need their own (GPT
 	$(BIN)/python -m scripts.environments --make all
 
 test-cluster: install  ## run the tests on a real Slurm, started on this machine (Debian packages: tests/cluster/packages.txt)
-	$(BIN)/pytest tests/cluster
+	$(BIN)/pytest tests/cluster -v -rs --durations=0
 
 bench: install  ## how much faster and smaller than the published code's way, side by side (some minutes on 2 cores)
 	$(BIN)/python -m benchmarks
