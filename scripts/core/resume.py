@@ -6,6 +6,7 @@ is discarded, never continued. SIGTERM (a scheduler's preemption) and SIGUSR1 (i
 for state and an exit that means "start me again".
 """
 
+import errno
 import os
 import shutil
 import signal
@@ -50,7 +51,12 @@ class ResumeStore:
         """Write the state of `step` through `write(folder)` and delete older ones. notes: JSON values kept with it."""
         final = self.folder / f"step-{step}"
         with storage.whole_folder(final) as folder:
-            write(folder)
+            try:
+                write(folder)
+            except RuntimeError as error:  # torch.save does not say so when the disk is full
+                if shutil.disk_usage(folder).free < 2**20:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final)) from error
+                raise
             storage.write_json(folder / "resume.json", {**notes, "digest": self.digest, "step": step})
             # A rename can outlive the data it names when the machine itself goes down.
             for path in (path for path in folder.rglob("*") if path.is_file()):

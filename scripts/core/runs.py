@@ -1,6 +1,7 @@
 """What the training programs share: arguments, corpus texts, and outputs in the order that makes "done" mean done."""
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -104,7 +105,7 @@ def finish(out, provenance: Provenance, write, step: int, status="done", target=
 
 
 def guarded(program, argv) -> int:
-    """Run a program; a ValueError (bad input) becomes one line on stderr and exit code 2."""
+    """Run a program; a ValueError (bad input) becomes one line on stderr and exit code 2, a full disk one line and 1."""
     for number in EXIT_CODES:  # torchrun is started deaf to them (scripts.launch), and its ranks inherit that
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
@@ -114,3 +115,8 @@ def guarded(program, argv) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: {error}; nothing half-written was kept: make space and start again", file=sys.stderr)
+        return 1

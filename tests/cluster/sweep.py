@@ -122,7 +122,7 @@ class Sweep:
     def without(self, *patterns: str) -> "Sweep":
         """Remove files and folders of the results, by patterns, and with them the tables that are made of them."""
         for path in [p for pattern in (*patterns, "scores.*", "recovery.csv") for p in self.results.glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)  # it may have gone with a folder above
         return self
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scripts import train, unlearn
-from scripts.core import batching, losses, models, registry, storage, trainer
+from scripts.core import batching, losses, models, registry, runs, storage, trainer
 from scripts.core.optimizer import PrecisionAdamW
 from scripts.core.reference import Reference
 from scripts.core.resume import Interruption, ResumeStore
@@ -445,3 +445,15 @@ def test_missing_target_and_empty_split_end_in_one_line(sweep, capsys):
     where = [str(sweep / "hollow" / "spec.json"), "--corpus", str(sweep / "hollow"), "--out", str(sweep / "hollow")]
     assert unlearn.main(["--spec", *where, "--target", str(sweep / "target")]) == 2
     assert "forget.json is not usable" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named_where_the_writer_does_not(tmp_path, monkeypatch, capsys):
+    def write(folder):
+        raise RuntimeError("unexpected pos 141824 vs 141712")
+
+    store = ResumeStore(tmp_path, "digest")
+    with pytest.raises(RuntimeError):  # with space left it is what it is
+        store.save(1, write, {})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    assert runs.guarded(lambda argv: store.save(1, write, {}), []) == 1
+    assert "No space left on device" in capsys.readouterr().err and not list(tmp_path.iterdir())
