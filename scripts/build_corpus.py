@@ -6,12 +6,14 @@ Later jobs depend on the manifest, not on the folder: it is small and changes ex
 import argparse
 from pathlib import Path
 
-from scripts.core import registry
+from scripts.core import calibration, registry
 from scripts.core.storage import digest, file_digest, read_json, whole_folder, write_json
 
 
-def build(spec: dict, out) -> dict:
-    """Write out/data and then out/manifest.json; return the manifest. ValueError for a spec that is not a corpus's."""
+def build(spec: dict, out, demands: str = "") -> dict:
+    """Write out/data and then out/manifest.json; return the manifest. ValueError for a spec that is not a corpus's, or
+    for text that is too short for a calibration set (`demands`: calibration.demands).
+    """
     settings = spec.get("corpus") if isinstance(spec, dict) else None
     if not isinstance(settings, dict) or "kind" not in settings:
         raise ValueError(f"spec: {str(spec)[:80]!r} has no corpus with a kind; allowed: {{corpus: {{kind: …}}}}")
@@ -25,6 +27,7 @@ def build(spec: dict, out) -> dict:
     (out / "manifest.json").unlink(missing_ok=True)
     with whole_folder(out / "data") as folder:
         plugin.build(settings, folder)
+    calibration.check_demands(demands, out)
     files = {
         path.relative_to(out / "data").as_posix(): {"sha256": file_digest(path), "items": len(read_json(path))}
         for path in sorted((out / "data").rglob("*.json"))
@@ -44,9 +47,10 @@ def main(argv=None) -> int:
     )
     parser.add_argument("--spec", required=True, metavar="FILE", help='JSON: {"stage": "corpus", "corpus": {"kind": …}}')
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the corpus; data/ in it is replaced")
+    parser.add_argument("--calibration", default="", metavar="SETS", help="what schemes ask of the text: NAME=SET:SAMPLESxLENGTH,…")
     arguments = parser.parse_args(argv)
     try:
-        manifest = build(read_json(arguments.spec), arguments.out)
+        manifest = build(read_json(arguments.spec), arguments.out, arguments.calibration)
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     for name, entry in manifest["files"].items():

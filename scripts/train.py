@@ -69,17 +69,19 @@ def starting_point(spec, corpus, base, device):
     return models.load_model(base / "checkpoint", "fp32", device), models.load_tokenizer(base / "checkpoint")
 
 
-def publish(spec, out, provenance) -> int:
+def publish(spec, options, provenance) -> int:
     """Take a published checkpoint as it is."""
-    from scripts.core import models
+    from scripts.core import calibration, models
 
     model = spec["model"]
+    tokenizer = models.load_tokenizer(model.get("tokenizer") or model[spec["stage"]])
+    calibration.check_demands(options.calibration, options.corpus, tokenizer)
 
     def write(folder):
         models.copy_checkpoint(model[spec["stage"]], folder)
-        models.load_tokenizer(model.get("tokenizer") or folder).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
-    runs.finish(out, provenance, write, 0, source=str(model[spec["stage"]]))
+    runs.finish(options.out, provenance, write, 0, source=str(model[spec["stage"]]))
     return 0
 
 
@@ -88,20 +90,22 @@ def program(argv) -> int:
     arguments.add_argument(
         "--base", type=runs.Path, help="run folder to start from: the base (scratch models), the target (stage reinforced)"
     )
+    arguments.add_argument("--calibration", default="", help="what schemes ask of the corpus's text: NAME=SET:SAMPLESxLENGTH,…")
     options = arguments.parse_args(argv)
     spec = runs.read_spec(options.spec, SPLITS)
     provenance, stage, model = Provenance(spec), spec["stage"], spec["model"]
     if model["kind"] == "pretrained" and stage != "reinforced":
-        return publish(spec, options.out, provenance)
+        return publish(spec, options, provenance)
 
     settings, texts = recipe(model, stage), texts_of(options.corpus, stage, model)
     device = runs.prepare(options.threads)
-    from scripts.core import batching, models, trainer
+    from scripts.core import batching, calibration, models, trainer
     from scripts.core.resume import ResumeStore
 
     settings |= {"save_minutes": options.save_minutes, "save_steps": options.save_steps}
     zero = runs.sharding(options, trainer.complete(settings), "fp32")
     network, tokenizer = starting_point(spec, options.corpus, options.base, device)
+    calibration.check_demands(options.calibration, options.corpus, tokenizer)
     length = spec["corpus"]["max_length"]
     positions = network.config.max_position_embeddings
     if length > positions:

@@ -8,7 +8,10 @@ token twice; a seed picks which windows. Nothing here needs more than a tokenize
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
+
+from scripts.core.storage import dumps
 
 GENERIC = Path(__file__).resolve().parent.parent / "data" / "generic.txt"
 SPLITS = {"forget": "forget", "retain": "retain1"}
@@ -53,24 +56,69 @@ def texts(scheme: dict, corpus) -> list[str]:
     return [part for part in found if part.strip()]
 
 
+def cut(scheme: dict, corpus, tokenizer) -> tuple[list[list[int]], int]:
+    """(all windows of `length` token ids that the text gives, its tokens); ValueError for windows of under 2 tokens."""
+    length = scheme["length"]
+    if length < 2:
+        raise ValueError(f"length: {length} is not allowed; allowed: at least 2 tokens")
+    stream = [token for text in texts(scheme, corpus) for token in tokenizer(text + "\n\n", add_special_tokens=False)["input_ids"]]
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    step = length - len(bos)
+    return [bos + stream[i : i + step] for i in range(0, len(stream) - step + 1, step)], len(stream)
+
+
+def too_short(scheme: dict, allowed: str) -> ValueError:
+    """What to raise for a set that asks for more than its text gives."""
+    text = f"{scheme['calibration']} text"
+    return ValueError(
+        f"samples: {scheme['samples']} of {scheme['length']} tokens are more than the {text} gives; allowed: {allowed}"
+    )
+
+
+def demands(plan, corpus: str) -> str:
+    """What a sweep's schemes ask of a corpus's own text, as one word for a command line: "name=forget:128x512,…"."""
+    used = {scheme for run, scheme in plan.cells if run.corpus == corpus}
+    asked = {name: s for name, s in plan.config["schemes"].items() if name in used and s.get("calibration") in SPLITS}
+    return ",".join(f"{name}={s['calibration']}:{s['samples']}x{s['length']}" for name, s in asked.items())
+
+
+def check_demands(words: str, corpus, tokenizer=None) -> None:
+    """Raise ValueError, with the scheme's key, when a corpus can't give what `demands` says; called before any training.
+
+    Without a tokenizer only what is certain is refused: a token takes at least a byte of the split's file.
+    """
+    for word in filter(None, words.split(",")):
+        name, kind, samples, length = re.fullmatch(r"(.+)=(\w+):(\d+)x(\d+)", word).groups()
+        scheme = {"calibration": kind, "samples": int(samples), "length": int(length)}
+        if tokenizer is None:
+            most = (Path(corpus) / "data" / "raw" / f"{SPLITS[kind]}.json").stat().st_size
+            short = most < scheme["samples"] * scheme["length"] and f"fewer or shorter samples (the file has {most} bytes)"
+        else:
+            windows, tokens = cut(scheme, corpus, tokenizer)
+            short = len(windows) < scheme["samples"] and f"at most {len(windows)} ({tokens} tokens)"
+        if short:
+            error = too_short(scheme, short)
+            raise ValueError(f"schemes.{name}.{error}")
+
+
+def check_built(plan, results) -> None:
+    """`check_demands` for the corpora of a sweep that are there already, as a dry run can."""
+    for path, run in plan.runs.items():
+        folder = Path(results) / path
+        built = run.stage == "corpus" and (folder / "manifest.json").is_file() and (folder / "spec.json").is_file()
+        if built and (folder / "spec.json").read_text(encoding="utf-8") == dumps(run.spec):
+            check_demands(demands(plan, run.corpus), folder)
+
+
 def sample(scheme: dict, corpus, tokenizer) -> tuple[list[list[int]], dict]:
     """(windows, description): `samples` lists of `length` token ids, and what to record of them.
 
     Raises ValueError when the text gives fewer windows than asked.
     """
     length, wanted = scheme["length"], scheme["samples"]
-    if length < 2:
-        raise ValueError(f"length: {length} is not allowed; allowed: at least 2 tokens")
-    documents = texts(scheme, corpus)
-    stream = [token for text in documents for token in tokenizer(text + "\n\n", add_special_tokens=False)["input_ids"]]
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    step = length - len(bos)
-    windows = [bos + stream[i : i + step] for i in range(0, len(stream) - step + 1, step)]
+    windows, tokens = cut(scheme, corpus, tokenizer)
     if len(windows) < wanted:
-        raise ValueError(
-            f"samples: {wanted} of {length} tokens are more than the {scheme['calibration']} text gives; "
-            f"allowed: at most {len(windows)} ({len(stream)} tokens)"
-        )
+        raise too_short(scheme, f"at most {len(windows)} ({tokens} tokens)")
     chosen = random.Random(scheme["calibration_seed"]).sample(range(len(windows)), wanted)
     picked = [windows[i] for i in chosen]
     return picked, {
@@ -78,6 +126,6 @@ def sample(scheme: dict, corpus, tokenizer) -> tuple[list[list[int]], dict]:
         "samples": wanted,
         "length": length,
         "seed": scheme["calibration_seed"],
-        "tokens": len(stream),
+        "tokens": tokens,
         "digest": hashlib.sha256(json.dumps(picked).encode()).hexdigest()[:16],
     }

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from scripts.core import calibration, quantization
+from scripts.core import quantization
 from scripts.quantizers import awq
 
 
@@ -115,64 +115,3 @@ def test_whole_model_is_closer_than_rtn_on_its_calibration_text(tmp_path):
     with pytest.raises(ValueError, match="artifact: missing"):
         awq.load(tmp_path / "checkpoint", scheme, "cpu")
     assert len(list(quantization.linears(found))) == 14
-
-
-class Letters:
-    """A tokenizer of one token per letter."""
-
-    bos_token_id = 1
-
-    def __call__(self, text, add_special_tokens=False):
-        return {"input_ids": [2 + ord(c) % 60 for c in text]}
-
-
-def settings(**changes):
-    return {"calibration": "generic", "samples": 4, "length": 32, "calibration_seed": 0, "text": None, **changes}
-
-
-def test_calibration_windows(tmp_path):
-    windows, facts = calibration.sample(settings(), tmp_path, Letters())
-    assert len(windows) == 4 and all(len(w) == 32 and w[0] == 1 for w in windows)
-    assert calibration.sample(settings(), tmp_path, Letters()) == (windows, facts)
-    other, changed = calibration.sample(settings(calibration_seed=1), tmp_path, Letters())
-    assert other != windows and changed["digest"] != facts["digest"]
-    everything = settings(samples=facts["tokens"] // 31)
-    many = [tuple(w) for w in calibration.sample(everything, tmp_path, Letters())[0]]
-    assert len(many) == facts["tokens"] // 31
-    raw = tmp_path / "data" / "raw"
-    raw.mkdir(parents=True)
-    (raw / "forget.json").write_text(json.dumps(["secret " * 50]))
-    (raw / "retain1.json").write_text(json.dumps(["common " * 50]))
-    forget, _ = calibration.sample(settings(calibration="forget"), tmp_path, Letters())
-    retain, _ = calibration.sample(settings(calibration="retain"), tmp_path, Letters())
-    assert forget != retain
-
-
-@pytest.mark.parametrize(
-    ("scheme", "message"),
-    [
-        (settings(calibration="forget", samples=40), "samples: 40 of 32 tokens .* at most"),
-        (settings(calibration="retain"), "retain1.json, which is not readable"),
-        (settings(length=1), "length: 1 is not allowed"),
-        (settings(calibration="everything"), "calibration: 'everything' is not allowed"),
-    ],
-)
-def test_calibration_that_can_not_be_had(tmp_path, scheme, message):
-    raw = tmp_path / "data" / "raw"
-    raw.mkdir(parents=True)
-    (raw / "forget.json").write_text(json.dumps(["secret " * 50]))
-    with pytest.raises(ValueError, match=message):
-        calibration.sample(scheme, tmp_path, Letters())
-
-
-@pytest.mark.parametrize(
-    ("scheme", "message"),
-    [
-        (settings(samples=1000, length=512), "samples: 1000 of 512 tokens are more than"),
-        (settings(text="/nowhere.txt"), "text: '/nowhere.txt' is missing"),
-        (settings(calibration="forget", text="a.txt"), "text: 'a.txt' has no meaning"),
-    ],
-)
-def test_calibration_known_before_any_job(scheme, message):
-    with pytest.raises(ValueError, match=message):
-        calibration.check(scheme)

@@ -437,6 +437,16 @@ def test_bad_specs_end_in_one_line(sweep, capsys, change, message):
     assert not (sweep / "bad" / "outcome.json").exists()
 
 
+@pytest.mark.parametrize("stage", ["base", "target"])
+def test_calibration_text_that_is_too_short_ends_before_the_first_step(sweep, capsys, stage):
+    spec = storage.read_json(sweep / stage / "spec.json")
+    base = ["--base", str(sweep / "base")] if stage != "base" else []
+    assert program(train, sweep, "short", spec, "--calibration", "g=forget:9x50,h=forget:200x9", *base) == 2
+    error = capsys.readouterr().err
+    assert "schemes.h.samples: 200 of 9 tokens are more than the forget text gives; allowed: at most" in error
+    assert not (sweep / "short" / "outcome.json").exists() and error.count("\n") == 1
+
+
 def test_missing_target_and_empty_split_end_in_one_line(sweep, capsys):
     assert program(unlearn, sweep, "bad", unlearning(), "--target", str(sweep / "absent")) == 2
     assert "can't be loaded" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
+from scripts.core import calibration
 from scripts.core import registry
 from scripts.core import config as configuration
 from scripts.core import grid
@@ -26,6 +27,7 @@ try:
     PLAN = grid.plan(config)
     configuration.check_plugins(config)
     memory.check(PLAN)
+    calibration.check_built(PLAN, config["results"])
 except ValueError as error:
     raise WorkflowError(f"config: {error}") from None
 
@@ -176,6 +178,11 @@ def mask_files(wildcards):
 def masked(kind):
     """Beginning of a pattern of cells: those whose mask is of a kind; "" for those without a mask."""
     return f"(?=[^/]+/[^/]*_sure-{kind})" if kind else "(?![^/]+/[^/]*_sure-)"
+
+
+def demands(wildcards):
+    """What the sweep's calibration sets ask of a corpus's text, for checks before any training (scripts/core/calibration.py)."""
+    return calibration.demands(PLAN, wildcards.corpus)
 
 
 def schemes_of(wildcards):

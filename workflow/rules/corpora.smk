@@ -44,7 +44,8 @@ rule corpus:
     resources:
         mem_mb=4000,
         runtime=30,
+        calibration=demands,
     params:
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m scripts.build_corpus --spec {input.spec:q} --out {params.out:q} &> {log:q}"
+        "python -m scripts.build_corpus --spec {input.spec:q} --out {params.out:q} --calibration {resources.calibration:q} &> {log:q}"

@@ -26,13 +26,14 @@ rule base:
         runtime=runtime(1),
         gpu_model=config["resources"]["gpu_model"] or "",
         save_minutes=config["resources"]["save_minutes"],
+        calibration=demands,
     params:
         corpus=subpath(input.corpus, parent=True),
         out=subpath(output.outcome, parent=True),
     shell:
         f"exec python -m scripts.launch {RANKS} scripts.train"
         " --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q}"
-        " --save-minutes {resources.save_minutes} 2> {log:q}"
+        " --save-minutes {resources.save_minutes} --calibration {resources.calibration:q} 2> {log:q}"
 
 
 rule reference:
@@ -60,6 +61,7 @@ rule reference:
         runtime=runtime(1),
         gpu_model=config["resources"]["gpu_model"] or "",
         save_minutes=config["resources"]["save_minutes"],
+        calibration=demands,
     params:
         corpus=subpath(input.corpus, parent=True),
         out=subpath(output.outcome, parent=True),
@@ -67,7 +69,7 @@ rule reference:
     shell:
         f"exec python -m scripts.launch {RANKS} scripts.train"
         " --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q} {params.base}"
-        " --save-minutes {resources.save_minutes} 2> {log:q}"
+        " --save-minutes {resources.save_minutes} --calibration {resources.calibration:q} 2> {log:q}"
 
 
 rule reinforced:
