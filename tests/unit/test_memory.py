@@ -1,6 +1,7 @@
 """The memory plan: its parts against tensors of a real model, its choices, and what a sweep is told."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from benchmarks import seven_b
 from scripts.core import config as configuration
 from scripts.core import grid, losses, memory
 from scripts.core.optimizer import PrecisionAdamW
+from scripts.core.sweep import read
 from tests.workflow.conftest import MICRO
 
 SIZES = {"hidden": 64, "heads": 4, "kv_heads": 2, "intermediate": 160, "vocabulary": 300}
@@ -105,6 +107,11 @@ def test_the_table_has_each_kind_of_training_and_says_what_does_not_fit():
     lines = memory.table(sweep(corpora=corpora))
     assert any("does not fit" in line and "nearest Llama" in line for line in lines)
     assert not any("target" in line for line in lines)  # copied, not trained
+
+
+def test_the_paper_s_sweep_fits_on_the_gpu_that_its_configuration_names():
+    lines = memory.table(read(Path(__file__).parents[2] / "config.yaml"))
+    assert sum("one GPU" in line for line in lines) == 4 and not any("does not fit" in line for line in lines)
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_any_job():
