@@ -1,6 +1,11 @@
 """Findings from tables by hand, marked words, and a page whose texts can't break out of it."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from docutils.core import publish_parts
+from jinja2 import Environment
 
 from scripts import pages
 from scripts.core import findings, tables
@@ -54,3 +59,22 @@ def test_a_page_holds_every_row_and_no_text_ends_its_script(tmp_path):
         and row["file"] == ""
         and "http" not in text.split("<body")[0][:200]
     )
+
+
+def front(*files):
+    """The report's front page as HTML, rendered as Snakemake does it: Jinja, then reStructuredText."""
+    text = (pages.CAPTIONS / "workflow.rst").read_text(encoding="utf-8")
+    text += "".join(f"\n\n.. _{file.target}: javascript:void(0)" for file in files)
+    rendered = Environment(trim_blocks=True, lstrip_blocks=True).from_string(text).render(files=files)
+    return publish_parts(rendered, writer="html", settings_overrides={"halt_level": 2})["html_body"]
+
+
+def test_the_front_page_has_the_sentences_as_they_are(tmp_path):
+    odd = "a_b *x* `y` <b> {{ z }} foo_ | back\\slash"
+    (tmp_path / "findings.txt").write_text(f"{odd}\nsecond\n")
+    files = [SimpleNamespace(target=name, path=Path(tmp_path / name)) for name in ("results.html", "findings.txt")]
+    assert f"<li>{odd.replace('<b>', '&lt;b&gt;')}</li>\n<li>second</li>" in front(*files)
+
+
+def test_a_report_of_a_part_says_that_it_has_no_findings():
+    assert "not told here" in front() and "<li>second" not in front()

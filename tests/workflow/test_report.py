@@ -44,14 +44,8 @@ def column(browser, name):
     return [row[heads.index(name)] for row in rows]
 
 
-def test_the_page(browser, finished):
-    page = finished.results / "report" / "results.html"
-    opened(browser, page)
-    found = [one.text for one in browser.find_elements("css selector", "#findings li")]
-    assert found == (finished.results / "report/findings.txt").read_text().splitlines() and len(found) == 5
-    assert "4 unlearned models" in found[0]
-    sizes = browser.execute_script("return [...document.images].map(i => [i.alt, i.complete && i.naturalWidth > 100])")
-    assert dict(sizes) == {path.stem: True for path in (finished.results / "figures").glob("*.svg")}
+def sorts_and_filters(browser, finished):
+    """The table of scores on the page in view; every row that is left names the file and the versions it comes from."""
     button = browser.find_element("css selector", "th[data-column=value] button")
     for reverse in (False, True):
         browser.execute_script("arguments[0].click()", button)
@@ -63,6 +57,17 @@ def test_the_page(browser, finished):
     assert (
         all((finished.results / file).is_file() for file in column(browser, "file")) and "torch" in column(browser, "versions")[0]
     )
+
+
+def test_the_page(browser, finished):
+    page = finished.results / "report" / "results.html"
+    opened(browser, page)
+    found = [one.text for one in browser.find_elements("css selector", "#findings li")]
+    assert found == (finished.results / "report/findings.txt").read_text().splitlines() and len(found) == 5
+    assert "4 unlearned models" in found[0]
+    sizes = browser.execute_script("return [...document.images].map(i => [i.alt, i.complete && i.naturalWidth > 100])")
+    assert dict(sizes) == {path.stem: True for path in (finished.results / "figures").glob("*.svg")}
+    sorts_and_filters(browser, finished)
     assert len(browser.find_elements("css selector", ".texts tr")) > 4
 
 
@@ -71,5 +76,18 @@ def test_snakemakes_report(browser, finished):
     finished.run("--report", str(path))
     assert os.path.getsize(path) < LARGEST
     opened(browser, path)
+    # The very first page tells what was found, in full, without a click or a turn of the wheel.
+    found = browser.find_elements("css selector", ".findings li")
+    assert [one.text for one in found] == (finished.results / "report/findings.txt").read_text().splitlines() and len(found) == 5
+    height = browser.execute_script("return innerHeight")
+    assert all(one.is_displayed() and 0 <= one.rect["y"] <= height - one.rect["height"] for one in found)
     text = browser.find_element("tag name", "body").text
-    assert "Findings" in text and "Figures" in text and "What was found" in text
+    assert "Findings" in text and "Figures" in text
+    # From there a link leads to every score and what it was made from.
+    browser.find_element("link text", "results.html").click()
+    browser.find_element("css selector", "td a[href='#']").click()
+    browser.switch_to.frame(browser.find_element("tag name", "iframe"))
+    sorts_and_filters(browser, finished)
+    assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 100)")
+    browser.switch_to.default_content()
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]

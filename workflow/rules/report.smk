@@ -40,7 +40,12 @@ rule pages:
             category="Findings",
             labels={"page": "results"},
         ),
-        rules_output["pages"][1],
+        report(
+            rules_output["pages"][1],
+            caption=caption("findings"),
+            category="Findings",
+            labels={"page": "in five sentences"},
+        ),
     log:
         f"{RESULTS}/logs/pages.log",
     benchmark:
