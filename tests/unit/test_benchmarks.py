@@ -34,6 +34,7 @@ ROWS = {
     "training": ("training step, NPO+KLR, fp32 (equal losses)", "training step, NPO+KLR, bf16", "peak memory of tensors, GA+GDR"),
     "throughput": ("matrix product", "trained tokens, NPO+GDR", "MFU, NPO+KLR"),
     "methods": ("npo |", "rmu |", "ga+klr |"),
+    "precision": ("training step, GA+GDR, weights fp32, moments bf16", "peak memory of tensors, NPO+KLR, weights bf16_stochastic"),
 }
 
 

@@ -11,7 +11,7 @@ from scripts.core import grid, registry
 
 ROOT = Path(__file__).parents[2]
 BELOW = {"news": "config.yaml", "books": "config.yaml", "sure": "config.yaml", "controls": "profiles/demo/sweep.yaml"}
-BELOW |= dict.fromkeys(("widths", "schemes", "calibration"), "profiles/demo/sweep.yaml")
+BELOW |= dict.fromkeys(("widths", "schemes", "calibration", "cure"), "profiles/demo/sweep.yaml")
 BELOW["seven_b"] = "config.yaml"
 
 
@@ -104,4 +104,14 @@ def test_calibration_differs_in_the_set_alone():
     assert [list(sets) for sets in groups] == [["generic", "forget", "retain"]] * 4
     controls = laid_over("controls").runs
     assert all(controls[run.path].spec == run.spec for run in plan.evaluated()), "the control grid's own runs"
+    configuration.check_plugins(plan.config)
+
+
+def test_cure_has_the_control_grids_own_runs_under_more_schemes():
+    plan, controls = laid_over("cure"), laid_over("controls")
+    assert all(controls.runs[run.path].spec == run.spec for run in plan.evaluated())
+    assert set(plan.config["schemes"]) > set(controls.config["schemes"])
+    specs = unlearned(plan)
+    stored = [(s["training"]["weights"], s["training"]["moments"]) for s in specs if s["seed"] == 0]
+    assert stored == [("bf16", "bf16"), ("bf16_stochastic", "bf16"), ("fp32", "fp32")] * 2 and len(specs) == 18
     configuration.check_plugins(plan.config)

@@ -1,0 +1,126 @@
+"""Cells that forget alike: what every scheme gives back of it, and what is left of the retain set.
+
+A cure can be told from weaker unlearning only between models that forgot alike at full precision. For each cell named with
+`--like` (a setting), the cells of its corpus, method and regularizer are kept whose forgetting F lies within a share
+(`--within`) of its own. F = M(target, full) − M(cell, full) on one forget metric (`--by`; of a perplexity M is −NLL per token).
+
+alike.csv: one row per cell, scheme and metric with its value, 95 % interval and the target's value; `forgotten` is F over the named
+cell's F; R and its interval stand at forget metrics (recovery.csv). Seeds are pooled. Prints the same as Markdown tables.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+import pandas as pd
+
+from scripts.core import registry, tables
+
+LABELS = ["corpus", "method", "regularizer"]
+SHARES = ["R", "R_low", "R_high", "R_reason"]
+COLUMNS = [*LABELS, "like", "setting", "lr", "weights", "moments", "max_steps", "seeds", "forgotten"]
+COLUMNS += ["scheme", "metric", "kind", "split", "value", "low", "high", "target", *SHARES]
+WITHIN = 0.2
+
+
+def known(row_values: pd.Series, kind: str) -> pd.Series:
+    """M, of which more is more knowledge: a score as it is, of a perplexity −NLL per token."""
+    return -np.log(row_values) if kind == "perplexity" else row_values
+
+
+def alike(scores: pd.DataFrame, recovery: pd.DataFrame, like: list[str], by: str, within: float = WITHIN) -> list[dict]:
+    """Rows of COLUMNS. ValueError for a setting or a metric that the tables don't have."""
+    table = tables.cells(scores[scores.checkpoint == ""])
+    forget = table[(table.split == "forget") & (table.kind != "privleak")].metric.unique().tolist()
+    if by not in forget:
+        raise ValueError(f"--by: {by!r} is not a forget metric of these scores; allowed: {', '.join(forget)}")
+    cells = table[~table.method.isin(tables.REFERENCES)].copy()
+    for name in like:
+        if name not in set(cells.setting):
+            raise ValueError(f"--like: unknown setting {name!r}; {registry.nearest(name, sorted(set(cells.setting)))}")
+    at = ["corpus", "scheme", "metric"]
+    target = table[table.method == "target"].set_index(at).value.rename("target")
+    cells = cells.join(target, on=at)
+    key = [*tables.GROUP, "scheme", "metric"]
+    shares = tables.cells(recovery[recovery.checkpoint == ""]).set_index(key)[SHARES]
+    cells = cells.join(shares, on=key)
+    whole = cells[(cells.scheme == "full") & (cells.metric == by)]
+    kind, made = whole.kind.iloc[0], []
+    forgot = (known(whole.target, kind) - known(whole.value, kind)).set_axis(pd.MultiIndex.from_frame(whole[tables.GROUP]))
+    for group, part in cells.groupby(LABELS, sort=False):
+        for name in like:
+            own = part[part.setting == name]
+            if own.empty:
+                continue
+            standard = forgot.get(tables.key(own.iloc[0]), np.nan)
+            if not standard > 0:
+                told = f"{'_'.join(group[1:])} {name!r} has no forgetting that {by} could tell at full precision"
+                raise ValueError(f"--like: {told}; allowed: a cell that scores below the target")
+            for row in part.to_dict("records"):
+                share = forgot.get(tuple(row[label] for label in tables.GROUP), np.nan) / standard
+                if abs(share - 1) <= within:
+                    steps = pd.to_numeric(row.get("max_steps") or None)
+                    made.append(
+                        row | dict(zip(LABELS, group, strict=True)) | {"like": name, "forgotten": share, "max_steps": steps}
+                    )
+    return made
+
+
+def shown(rows: list[dict]) -> str:
+    """Markdown: for each named cell and metric one line per cell, one column per scheme."""
+    table, lines = pd.DataFrame(rows), []
+    order = tables.schemes(table)
+    for group, part in table.groupby([*LABELS, "like"], sort=False):
+        lines.append(f"{group[0]}: {group[1]}_{group[2]}, cells that forget like {group[3]}\n")
+        for metric in dict.fromkeys(part.metric):
+            one = part[part.metric == metric]
+            several = one.iloc[0].split == "forget"
+            heads = [f"{name}{', R in %' if several and name != 'full' else ''}" for name in order]
+            lines += [f"| {tables.title(one, metric)} | forgotten | {' | '.join(heads)} |", "| --- " * (2 + len(order)) + "|"]
+            aim = one.drop_duplicates("scheme").set_index("scheme").target
+            lines.append(f"| target | 0 % | {' | '.join(number(aim.get(name, float('nan'))) for name in order)} |")
+            for setting, cell in one.groupby("setting", sort=False):
+                entries = [entry(row, several) for row in (cell[cell.scheme == name] for name in order)]
+                lines.append(f"| {setting} | {100 * cell.forgotten.iloc[0]:.0f} % | {' | '.join(entries)} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def entry(row: pd.DataFrame, share: bool) -> str:
+    """A score with its interval; under a scheme and on the forget set, R in %."""
+    if row.empty:
+        return "–"
+    row = row.iloc[0]
+    if not share or row.scheme == "full":
+        return "–" if np.isnan(row.value) else f"{number(row.value)} [{number(row.low)}, {number(row.high)}]"
+    return "–" if np.isnan(row.R) else f"{100 * row.R:.0f} [{100 * row.R_low:.0f}, {100 * row.R_high:.0f}]"
+
+
+def number(value: float) -> str:
+    """Small numbers (perplexities) with two decimals, others with one."""
+    return "–" if np.isnan(value) else f"{value:.{2 if abs(value) < 10 else 1}f}"
+
+
+def main(argv=None) -> int:
+    """Command line; returns the exit status. Wrong input ends with one line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.alike", description=__doc__.splitlines()[0])
+    parser.add_argument("--tables", required=True, metavar="DIR", help="folder with scores.csv and recovery.csv")
+    parser.add_argument("--like", required=True, nargs="+", metavar="SETTING", help="settings, as their folders are named")
+    parser.add_argument("--by", required=True, metavar="METRIC", help="forget metric that tells how much was forgotten")
+    parser.add_argument("--within", type=float, default=WITHIN, help=f"largest difference in forgetting (default {WITHIN})")
+    parser.add_argument("--out", metavar="FILE", help="CSV file to write")
+    options = parser.parse_args(argv)
+    try:
+        found = tables.read(options.tables)
+        rows = alike(found["scores"], found["recovery"], options.like, options.by, options.within)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.out:
+        tables.write(tables.plain(rows, COLUMNS), options.out)
+    print(shown(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,66 @@
+"""Cells that forget alike: which are kept, what stands beside them, and what can't be asked for."""
+
+import math
+
+import pytest
+
+from scripts import alike
+from scripts.core import tables
+
+BASE = {"corpus": "c", "method": "npo", "regularizer": "gdr", "lr": "1e-5", "moments": "bf16", "checkpoint": "", "seed": "0"}
+
+
+def row(setting, scheme, metric, value, **more):
+    kind, _, split = metric.partition("_")
+    split = {"f": "forget", "r": "retain"}[split]
+    kind = {"ppl": "perplexity"}.get(kind, kind)
+    made = BASE | {"run": setting, "setting": setting, "weights": setting.split("_")[0], "scheme": scheme, "metric": metric}
+    made |= {"kind": kind, "split": split, "status": "ok", "value": value, "low": value, "high": value, "max_steps": "70.0"}
+    return made | ({"method": "target", "weights": "", "setting": ""} if setting == "target" else {}) | more
+
+
+@pytest.fixture
+def sweep():
+    """NLL 0 at the target; cells that forgot 1, 1.1 and 2 nats; the last diverged under the scheme."""
+    nats = {"target": 0.0, "bf16": 1.0, "fp32": 1.1, "fp32_long": 2.0}
+    scores = [row(name, "full", "ppl_f", math.exp(nll)) for name, nll in nats.items()]
+    scores += [row(name, "rtn", "ppl_f", math.exp(nll / 2)) for name, nll in nats.items() if name != "fp32_long"]
+    scores += [row("fp32_long", "rtn", "ppl_f", None, status="diverged")]
+    scores += [row(name, scheme, "knowmem_r", 50.0) for name in nats for scheme in ("full", "rtn")]
+    back = [row("bf16", "rtn", "ppl_f", None, R=0.5, R_low=0.4, R_high=0.6)]
+    return tables.frame(scores, tables.SCORES), tables.frame(back, tables.RECOVERY)
+
+
+def test_cells_are_kept_by_what_they_forgot_of_the_log_likelihood(sweep):
+    rows = alike.alike(*sweep, ["bf16"], "ppl_f")
+    shares = {made["setting"]: made["forgotten"] for made in rows}
+    assert shares == {"bf16": 1.0, "fp32": pytest.approx(1.1)}
+    assert {made["setting"] for made in alike.alike(*sweep, ["bf16"], "ppl_f", within=1.5)} == {"bf16", "fp32", "fp32_long"}
+    one = next(made for made in rows if (made["setting"], made["scheme"], made["metric"]) == ("bf16", "rtn", "ppl_f"))
+    assert (one["target"], one["R"], one["R_low"], one["max_steps"], one["like"]) == (1.0, 0.5, 0.4, 70, "bf16")
+
+
+def test_the_table_shows_recovery_on_the_forget_set_and_scores_on_the_retain_set(sweep):
+    text = alike.shown(alike.alike(*sweep, ["bf16"], "ppl_f", within=1.5))
+    assert "| Perplexity, forget set | forgotten | full | rtn, R in % |" in text
+    assert "| bf16 | 100 % | 2.72 [2.72, 2.72] | 50 [40, 60] |" in text and "| fp32_long | 200 % | 7.39 [7.39, 7.39] | – |" in text
+    assert "| KnowMem, retain set | forgotten | full | rtn |" in text and "| fp32 | 110 % | 50.0 [50.0, 50.0]" in text
+
+
+def test_the_program_writes_its_rows_and_refuses_unknown_names(sweep, tmp_path, capsys):
+    for name, table in zip(("scores", "recovery"), sweep, strict=True):
+        tables.write(table, tmp_path / f"{name}.csv")
+    call = ["--tables", str(tmp_path), "--out", str(tmp_path / "alike.csv"), "--by", "ppl_f", "--like"]
+    assert alike.main([*call, "bf16"]) == 0
+    assert list(tables.read(tmp_path, ["alike"])["alike"].columns) == alike.COLUMNS
+    assert "forget like bf16" in capsys.readouterr().out
+    assert alike.main([*call, "bf61"]) == 2 and "'bf61'" in capsys.readouterr().err
+    assert alike.main([*call[:-2], "knowmem_r", "--like", "bf16"]) == 2
+    assert "allowed: ppl_f" in capsys.readouterr().err
+
+
+def test_a_cell_that_forgot_nothing_can_not_be_the_measure(sweep):
+    scores, back = sweep
+    scores.loc[(scores.setting == "bf16") & (scores.scheme == "full"), "value"] = 1.0
+    with pytest.raises(ValueError, match="npo_gdr 'bf16' has no forgetting"):
+        alike.alike(scores, back, ["bf16"], "ppl_f")
