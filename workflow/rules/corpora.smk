@@ -48,4 +48,4 @@ rule corpus:
     params:
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m scripts.build_corpus --spec {input.spec:q} --out {params.out:q} --calibration {resources.calibration:q} &> {log:q}"
+        "python -m scripts.build_corpus --spec {input.spec:q} --out {params.out:q} --calibration={resources.calibration:q} &> {log:q}"

@@ -33,7 +33,7 @@ rule base:
     shell:
         f"exec python -m scripts.launch {RANKS} scripts.train"
         " --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q}"
-        " --save-minutes {resources.save_minutes} --calibration {resources.calibration:q} 2> {log:q}"
+        " --save-minutes {resources.save_minutes} --calibration={resources.calibration:q} 2> {log:q}"
 
 
 rule reference:
@@ -69,7 +69,7 @@ rule reference:
     shell:
         f"exec python -m scripts.launch {RANKS} scripts.train"
         " --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q} {params.base}"
-        " --save-minutes {resources.save_minutes} --calibration {resources.calibration:q} 2> {log:q}"
+        " --save-minutes {resources.save_minutes} --calibration={resources.calibration:q} 2> {log:q}"
 
 
 rule reinforced:
