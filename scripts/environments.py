@@ -1,8 +1,8 @@
-"""Make or list the environments of quantizers whose libraries can't live in the main one.
+"""Make or list the environments of libraries that can't live in the main one.
 
 usage: python -m scripts.environments [--make NAME [NAME …] | --conda]
 
-Without arguments: each environment, its state, and the quantizers that use it. `--make all` makes every one. Each is a
+Without arguments: each environment, its state, and what uses it. `--make all` makes those of quantizers. Each is a
 venv in .envs/<name>, installed from the pins in envs/<name>.txt. `--conda` writes the same pins into envs/<name>.yaml; it is
 run after a change of pins.
 """
@@ -23,14 +23,14 @@ def users(environment: str) -> list[str]:
 def main(argv=None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="scripts.environments", description=__doc__.splitlines()[0])
-    parser.add_argument("--make", nargs="+", metavar="NAME", default=[], help="environments to make; all for every one")
+    parser.add_argument("--make", nargs="+", metavar="NAME", default=[], help="environments to make; all for those of quantizers")
     parser.add_argument("--conda", action="store_true", help="write envs/*.yaml from the pins")
     options = parser.parse_args(argv)
     if options.conda:
         for name in (isolation.MAIN, *isolation.names()):
             (isolation.PINS / f"{name}.yaml").write_text(isolation.conda_file(name), encoding="utf-8")
         return 0
-    wanted = isolation.names() if "all" in options.make else options.make
+    wanted = [name for name in isolation.names() if users(name)] if "all" in options.make else options.make
     try:
         for name in wanted:
             isolation.pins(name)
@@ -45,7 +45,7 @@ def main(argv=None) -> int:
         return 2
     if not wanted:
         for name in isolation.names():
-            print(f"{name:14} {isolation.state(name):12} {', '.join(users(name))}")
+            print(f"{name:14} {isolation.state(name):12} {', '.join(users(name)) or 'evaluation.engine'}")
     return 0
 
 

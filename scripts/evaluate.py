@@ -59,6 +59,7 @@ class Job:
             chosen = settings(entry | {"kind": kind}, self.spec.get("corpus"))
             version = registry.constants("metrics", kind)["VERSION"]
             decides = [self.outcome, manifest, self.scheme, kind, chosen, version]
+            decides += [self.spec["engine"]] if "engine" in self.spec else []
             content = {"metric": name, "kind": kind, "version": version, "settings": chosen}
             self.metrics[name] = content | {"scheme": self.scheme, "fingerprint": digest(decides)}
 
@@ -90,6 +91,22 @@ class Job:
             empty = {"status": status, "reason": reason, "value": None, "n": 0, "samples": []}
             self.write(name, provenance, **empty, **more)
 
+    def engine(self, plugin, checkpoint: Path, device: str, extra: dict):
+        """(Engine, description of the quantization) of the run's model under the scheme."""
+        batch_tokens = self.spec.get("batch_tokens", 8192)
+        if self.spec.get("engine") == "vllm":
+            # Text needs neither pictures nor sound; these libraries can only be imported where their builds match torch's.
+            sys.modules.update(dict.fromkeys(("torchvision", "torchaudio", "torchcodec")))
+            from scripts.core import vllm_engine
+
+            return vllm_engine.load(plugin, checkpoint, self.scheme, device, batch_tokens, **extra)
+        from scripts.core import pairs
+        from scripts.core.engine import Engine
+        from scripts.core.models import load_tokenizer
+
+        model, described = pairs.load(plugin, checkpoint, self.scheme, device, **extra)
+        return Engine(model, load_tokenizer(checkpoint), batch_tokens), described
+
     def compute(self, names: list[str], artifact: Path | None, device: str | None) -> None:
         """Compute and write the metrics `names`."""
         provenance = Provenance(self.spec)
@@ -97,22 +114,17 @@ class Job:
             step = self.outcome.get("step")
             self.without_value(names, provenance, "diverged", f"diverged at step {step}", step=step)
             return
-        from scripts.core import pairs
-        from scripts.core.engine import Engine
-        from scripts.core.generation import NotFinite
-        from scripts.core.models import load_tokenizer
-
         checkpoint, kind = self.run / "checkpoint", self.scheme["kind"]
         plugin, facts = registry.load("quantizers", kind), registry.constants("quantizers", kind)
         extra = {}
         if facts.get("ARTIFACT"):
             extra["artifact"] = artifact or self.run / "quantized" / self.scheme["name"]
-        tokenizer, device = load_tokenizer(checkpoint), device or pick_device(kind, facts)
         started = time.monotonic()
-        model, described = pairs.load(plugin, checkpoint, self.scheme, device, **extra)
+        engine, described = self.engine(plugin, checkpoint, device or pick_device(kind, facts), extra)
         self.timed = {"quantize_seconds": round(time.monotonic() - started, 2)}
-        engine = Engine(model, tokenizer, self.spec.get("batch_tokens", 8192))
-        common = {"quantization": described, "bits_per_weight": described["bits_per_weight"]}
+        from scripts.core.generation import NotFinite
+
+        common = {"quantization": described, "bits_per_weight": described["bits_per_weight"], **engine.facts}
         for name in names:
             provenance = Provenance(self.spec)
             content = self.metrics[name]

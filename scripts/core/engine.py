@@ -16,6 +16,8 @@ class Engine:
     batch_tokens: tokens of a batch (prompt and continuation); share_prefix: run a common beginning of prompts once.
     """
 
+    facts = {}  # what metric files tell of an engine that is not this one
+
     def __init__(self, model, tokenizer, batch_tokens: int = 8192, share_prefix: bool = True, quiet: bool = False):
         self.model, self.tokenizer = model, tokenizer
         self.batch_tokens, self.share_prefix, self.quiet = batch_tokens, share_prefix, quiet

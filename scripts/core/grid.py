@@ -7,7 +7,7 @@ cells are plain data, made without torch, so that a login node builds a DAG of t
 from dataclasses import dataclass, field
 from itertools import product
 
-from scripts.core import layers, registry
+from scripts.core import layers, registry, serving
 from scripts.core.checking import ConfigError, check_object, check_value
 from scripts.core.config import definition, lean
 from scripts.core.storage import dumps
@@ -110,6 +110,7 @@ def plan(config: dict) -> Plan:
         for cell in expand(entry, f"sweep[{block}]", config, sweep.pruned):
             add(sweep, cell)
     check_stop(sweep)
+    serving.check(config, sweep.evaluated())
     for name in {run.corpus: None for run in sweep.runs.values()}:
         for scheme, parameters in config["schemes"].items():
             sweep.schemes[f"{name}/schemes/{scheme}.json"] = {
@@ -117,6 +118,7 @@ def plan(config: dict) -> Plan:
                 "scheme": {"name": scheme, **parameters},
                 "metrics": config["metrics"],
                 "batch_tokens": config["evaluation"]["batch_tokens"],
+                **({} if config["evaluation"]["engine"] == "transformers" else {"engine": config["evaluation"]["engine"]}),
             }
     for run in sweep.evaluated():
         for scheme, parameters in config["schemes"].items():
@@ -351,9 +353,11 @@ def spared(run: Run, scheme: dict, config: dict) -> str | None:
 def evaluations(config: dict) -> list[list[str]]:
     """Names of the schemes that share an evaluation job, at most `evaluation.schemes_per_job` each.
 
-    They are all made in memory, or all from files of one environment: one that can't be made stops no others.
+    They are all made in memory, or all from files of one environment: one that can't be made stops no others. vLLM holds a GPU's
+    memory to the end of its process: there each scheme has a job of its own.
     """
-    together, per_job = {}, config["evaluation"]["schemes_per_job"]
+    evaluation, together = config["evaluation"], {}
+    per_job = 1 if evaluation["engine"] == "vllm" else evaluation["schemes_per_job"]
     for name, scheme in config["schemes"].items():
         facts = registry.constants("quantizers", scheme["kind"])
         together.setdefault(facts["ENVIRONMENT"] if facts.get("ARTIFACT") else "", []).append(name)

@@ -1,8 +1,9 @@
 """Environments beside the main one: where their interpreters are, how they are made.
 
-Quantizers of other libraries have pins that contradict the main environment's, so each kind of job names its environment
-(`ENVIRONMENT` of its plugin), pinned in envs/<name>.txt. conda deploys envs/<name>.yaml, written from those same pins
-(`conda_file`); without conda a plain venv is made of them in .envs/<name>. Nothing here imports more than the standard library.
+Other libraries have pins that contradict the main environment's, so each kind of job names its environment (`ENVIRONMENT` of a
+quantizer's plugin, scripts/core/serving.py for evaluation), pinned in envs/<name>.txt. conda deploys envs/<name>.yaml, written from
+those same pins (`conda_file`); without conda a plain venv is made of them in .envs/<name>. Nothing here imports more than the
+standard library.
 """
 
 import hashlib
@@ -77,7 +78,8 @@ def interpreter(name: str, conda: bool = False) -> str:
     found = state(name)
     if found != "ready":
         raise MissingEnvironment(
-            f"environment: {name!r} is {found}; make it with `python -m scripts.environments --make {name}` (all: `make envs`)"
+            f"environment: {name!r} is {found}; make it with `python -m scripts.environments --make {name}` "
+            "(of all quantizers: `make envs`)"
         )
     return str(folder(name) / "bin" / "python")
 

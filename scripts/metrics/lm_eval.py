@@ -27,6 +27,7 @@ PARAMETERS = {
     },
 }
 VERSION = 1
+ENGINE = "transformers"  # lm-eval takes the model itself
 SCORES = ("acc", "exact_match", "f1")  # the score of an item: the first that a task has
 DATASETS = {"mmlu": "cais/mmlu", "truthfulqa_mc2": "truthfulqa/truthful_qa", "triviaqa": "mandarjoshi/trivia_qa"}
 

@@ -8,6 +8,7 @@ SHARES = ("_gptq", "_calibrated")
 ENVIRONMENT = "autogptq"
 ARTIFACT = True
 HARDWARE = ["cuda"]
+SERVED = True
 SOURCE = "auto-gptq 0.7.1 with transformers 4.46.3"
 
 

@@ -23,6 +23,7 @@ PARAMETERS = {
 ENVIRONMENT = "train"
 ARTIFACT = True
 HARDWARE = ["cpu", "cuda"]
+SERVED = True
 SOURCE = "this file"
 GRID = 20
 CLIPS = 10

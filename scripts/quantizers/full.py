@@ -4,6 +4,7 @@ PARAMETERS = {}
 ENVIRONMENT = "train"
 ARTIFACT = False
 HARDWARE = ["cpu", "cuda"]
+SERVED = True
 SOURCE = "no quantization; weights as the checkpoint stores them"
 
 

@@ -9,6 +9,7 @@ SHARES = ("_gptq", "_calibrated")
 ENVIRONMENT = "gptq"
 ARTIFACT = True
 HARDWARE = ["cpu", "cuda"]
+SERVED = True
 SOURCE = "GPTQModel 7.6.0"
 
 

@@ -17,6 +17,7 @@ PARAMETERS = {
 ENVIRONMENT = "llmcompressor"
 ARTIFACT = True
 HARDWARE = ["cpu", "cuda"]
+SERVED = True
 SOURCE = "llm-compressor 0.14.0.1"
 
 

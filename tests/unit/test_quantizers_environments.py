@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from scripts import environments
-from scripts.core import isolation, quantization, registry
+from scripts.core import isolation, quantization, registry, serving
 
 
 @pytest.fixture
@@ -49,6 +49,8 @@ def test_unknown_environment(place, capsys):
 
 def test_every_environment_is_pinned_once_for_conda_and_venv():
     needed = {registry.constants("quantizers", name)["ENVIRONMENT"] for name in registry.names("quantizers")}
+    for gpus in (0, 1):
+        needed.add(serving.environment({"evaluation": {"engine": "vllm"}, "resources": {"gpus": gpus}}))
     assert needed - {isolation.MAIN} == set(isolation.names())
     for name in (isolation.MAIN, *isolation.names()):
         lines = [line for line in isolation.pins(name).read_text().splitlines() if line and not line.startswith("#")]

@@ -17,6 +17,7 @@ from scripts.core import config as configuration
 from scripts.core import grid
 from scripts.core import isolation
 from scripts.core import memory
+from scripts.core import serving
 from scripts.core import slurm_polling
 from scripts.core.storage import dumps
 
@@ -145,11 +146,11 @@ def environment(name):
     return registry.constants("quantizers", config["schemes"][name]["kind"])["ENVIRONMENT"]
 
 
-def interpreter(name):
-    """Python of a scheme's environment; one that is not there is an error that names the command which makes it."""
-    if CONDA or environment(name) == "train":
+def interpreter(environment):
+    """Python of an environment; one that is not there is an error that names the command which makes it."""
+    if CONDA or environment == "train":
         return "python"
-    path = isolation.interpreter(environment(name))
+    path = isolation.interpreter(environment)
     return path if HERE else os.path.relpath(path)
 
 

@@ -24,7 +24,7 @@ for names in grid.evaluations(config):
             f"{RESULTS}/benchmarks/{{corpus}}/{{model}}/evaluate_{names[0]}.tsv"
         retries: RETRIES
         conda:
-            "../../envs/train.yaml"
+            f"../../envs/{serving.environment(config)}.yaml"
         threads: config["resources"]["threads"]
         resources:
             mem_mb=mem_mb(5),
@@ -32,8 +32,9 @@ for names in grid.evaluations(config):
             gpu=min(1, config["resources"]["gpus"]),
             gpu_model=config["resources"]["gpu_model"] or "",
         params:
+            python=interpreter(serving.environment(config)),
             corpus=subpath(input.corpus, parent=True),
             run=subpath(input.outcome, parent=True),
         shell:
-            "exec python -m scripts.evaluate --run {params.run:q} --corpus {params.corpus:q}"
+            "exec {params.python:q} -m scripts.evaluate --run {params.run:q} --corpus {params.corpus:q}"
             " --schemes {input.schemes:q} 2> {log:q}"

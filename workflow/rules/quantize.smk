@@ -54,7 +54,7 @@ for scheme_name in ARTIFACTS:
             gpu=min(1, config["resources"]["gpus"]),
             gpu_model=config["resources"]["gpu_model"] or "",
         params:
-            python=interpreter(scheme_name),
+            python=interpreter(environment(scheme_name)),
             corpus=subpath(input.corpus, parent=True),
             run=subpath(input.outcome, parent=True),
         shell:
