@@ -241,7 +241,8 @@ def check_cell(chosen: dict, key: str, config: dict) -> dict:
         training[name] = float(training[name])  # 90 and 90.0 are one run
     training["checkpoint_at"] = check_points(training, key)
     keep = lean(training).keys() | {name for name, schema in properties.items() if "only_with" in schema}
-    training = {name: value for name, value in training.items() if name in keep & counted(chosen, config)}
+    keep &= counted(chosen, config)
+    training = {name: value for name, value in training.items() if name in keep}
     check_targets(training, config["corpora"][chosen["corpus"]]["model"], key)
     seed = chosen["seed"] if trains(chosen["method"]) else 0  # arithmetic on checkpoints draws nothing: seeds are one run
     return {"corpus": chosen["corpus"], "seed": seed, **parts, "training": training}
