@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts import aggregate
-from scripts.core import statistics, tables
+from scripts.core import recovery, scored, statistics, tables
 from scripts.core.storage import read_json
 
 BASE = "generic"
@@ -37,10 +37,10 @@ def compare(config: dict, results) -> list[dict]:
     if not wanted:
         return []
     cells = [cell for cell in aggregate.sweep_cells(config) if cell["scheme"] in wanted | {"full"}]
-    cells = [cell for cell in cells if cell["kind"] in aggregate.RECOVERED and cell["split"] == "forget"]
-    loaded = [aggregate.load(cell, Path(results)) for cell in cells]
+    cells = [cell for cell in cells if cell["kind"] in recovery.RECOVERED and cell["split"] == "forget"]
+    loaded = [scored.load(cell, Path(results)) for cell in cells]
     loaded += aggregate.pooled(loaded)
-    parts = {(p[0]["row"]["run"], p[0]["row"]["scheme"], p[0]["row"]["metric"]): p for p in aggregate.matched(loaded)}
+    parts = {(p[0]["row"]["run"], p[0]["row"]["scheme"], p[0]["row"]["metric"]): p for p in recovery.matched(loaded)}
     rows = []
     for run, metric in dict.fromkeys((run, metric) for run, _, metric in parts):
         for sets in groups:
@@ -48,7 +48,7 @@ def compare(config: dict, results) -> list[dict]:
             for chosen, scheme in sets.items():
                 if not {(run, scheme, metric), (run, sets[base], metric)} <= parts.keys():
                     continue  # this run can't be held by the scheme
-                row = aggregate.recovery_row(*parts[run, scheme, metric])
+                row = recovery.row_of(*parts[run, scheme, metric])
                 settings = config["schemes"][scheme]
                 row |= {"quantizer": settings["kind"], "bits": settings.get("bits"), "family": sets[base]}
                 row |= {"calibration": chosen, "base": base}
@@ -61,7 +61,7 @@ def difference(ours: tuple, base: tuple, same: bool) -> dict:
     if same:
         return {}
     for parts in (ours, base):
-        row = aggregate.recovery_row(*parts)
+        row = recovery.row_of(*parts)
         if row.get("R") is None:
             return {"D_reason": f"{row['scheme']}: {row['R_reason']}"}
     (value, draws), (value_base, draws_base) = share(*ours), share(*base)
@@ -71,7 +71,7 @@ def difference(ours: tuple, base: tuple, same: bool) -> dict:
 
 def share(cell: dict, full: dict, target: dict) -> tuple[float, np.ndarray]:
     """R and its replicates; NaN where the denominator is not positive."""
-    above, below, above_replicates, below_replicates = aggregate.gains(cell, full, target)
+    above, below, above_replicates, below_replicates = recovery.gains(cell, full, target)
     return above / below, above_replicates / np.where(below_replicates > statistics.EPS, below_replicates, np.nan)
 
 

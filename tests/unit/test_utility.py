@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import aggregate, evaluate
+from scripts import evaluate
+from scripts.core import scored
 from scripts.core.storage import write_json
 from scripts.metrics import fluency, lm_eval
 
@@ -43,7 +44,7 @@ def test_fluency_rescores_and_prompts_begin_the_texts(tmp_path):
     found = fluency.evaluate(Words(), tmp_path, settings)
     assert [s["prompt"] for s in found["samples"]] == ["once upon", "in a"] and found["n"] == 2
     assert found["value"] == pytest.approx(100 * fluency.entropy("x y x y x") / 2)
-    assert aggregate.per_sample(found)[0].tolist() == [0, pytest.approx(found["mean"] * 2)]
+    assert scored.per_sample(found)[0].tolist() == [0, pytest.approx(found["mean"] * 2)]
     assert fluency.rescore(json.loads(json.dumps(found)))["value"] == found["value"]
 
 

@@ -1,0 +1,147 @@
+"""One cell's score as its metric file has it: the value, its bootstrap replicates, and the row that says what it is.
+
+A cell without a score keeps its row: the value is empty, and `status` and `reason` say why.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from scripts.core import statistics, tables
+from scripts.core.storage import read_json
+
+SCORE_KEYS = ("score", "rougeL", "acc", "nll", "entropy")
+PRIVLEAK_SCORE = "Min-40%"
+
+
+def load(cell: dict, results: Path) -> dict:
+    """One cell's score: {"row": table row, "value", "replicates": (resamples,), "texts"}, None where there is none.
+
+    `value` and its replicates are in the unit in which scores are averaged and compared: 0…1, or nats per token of a perplexity.
+    """
+    row = {name: cell.get(name, "") for name in tables.CELL[:-1]} | {"step": reached(results / cell["run"])}
+    row |= {axis_column(name): flat(value) for name, value in (cell.get("axes") or {}).items()}
+    row |= {
+        "split": cell.get("split") or split(cell, {}),
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": None,
+        "interval": "",
+        "seeds": 1,
+    }
+    found = {"row": row, "value": None, "replicates": None, "texts": None}
+    path = results / cell["run"] / "eval" / cell["scheme"] / f"{cell['metric']}.json"
+    if not path.exists():
+        return found | {
+            "row": row | state("missing", unfinished(results, cell["run"], cell["scheme"]) or f"no {path.relative_to(results)}")
+        }
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        return found | {"row": row | state("missing", str(error))}
+    row |= {"bits_per_weight": recorded(content, "bits_per_weight"), "split": cell.get("split") or split(cell, content)}
+    if content.get("status", "ok") != "ok":
+        return found | {"row": row | state(content["status"], content.get("reason") or divergence(results / cell["run"]))}
+    value = content.get("value")
+    if cell["kind"] == "privleak":
+        texts = passages(content)
+        if texts is None:
+            return found | {"row": row | state("not finite", f"no finite {PRIVLEAK_SCORE} scores of forget and holdout texts")}
+        return found | {"row": row | state("ok", "") | {"n": len(texts[0])}, "texts": texts}
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return found | {"row": row | state("not finite", f"value is {value}")}
+    row |= state("ok", "") | {"value": value, "n": content.get("n")}
+    found["value"] = math.log(value) if cell["kind"] == "perplexity" else value / 100
+    scores, weights = per_sample(content)
+    if scores is None or not np.isclose(shown(row, np.average(scores, weights=weights)), value, atol=1e-6):
+        row["reason"] = "no interval: the value is not the mean of its samples"
+        return found
+    row["n"] = len(scores)
+    if len(scores) < 2:
+        row["reason"] = "no interval: one sample"
+        return found
+    return found | {"replicates": statistics.mean_replicates(scores, weights)}
+
+
+def shown(row: dict, mean: float) -> float:
+    """A mean as the tables show it: ×100, or the perplexity of nats per token."""
+    return float(np.exp(mean)) if row["kind"] == "perplexity" else 100 * float(mean)
+
+
+def reached(run: Path) -> int | None:
+    """The optimiser step of a run's checkpoint, from its outcome."""
+    path = run / "outcome.json"
+    return read_json(path).get("step") if path.exists() else None
+
+
+def unfinished(results: Path, run: str, scheme: str) -> str | None:
+    """How the log of a job that left no outcome or scores ends (of a failed one: with its error); None where none has begun."""
+    job = f"evaluate_{scheme}" if (results / run / "outcome.json").exists() else "unlearn"
+    log = results / "logs" / run / f"{job}.log"
+    lines = log.read_text(errors="replace").replace("\r", "\n").split("\n") if log.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), None)
+    return f"{job} did not finish; its log ends: {last[:200]}" if last else None
+
+
+def state(status: str, reason: str) -> dict:
+    """The columns that say whether a cell has a value."""
+    return {"status": status, "reason": reason}
+
+
+def axis_column(name: str) -> str:
+    """Column of an axis; one that is called like a column of the table gets a prefix."""
+    return f"axis_{name}" if name in tables.SCORES else name
+
+
+def flat(value):
+    """An axis value as a table can hold it."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+
+
+def recorded(content: dict, name: str):
+    """A number that an evaluation recorded, at the top, in `provenance` or one level below; None if it did not."""
+    places = [content, content.get("provenance") or {}]
+    places += [part for part in places[1].values() if isinstance(part, dict)]
+    return next((place[name] for place in places if isinstance(place.get(name), int | float)), None)
+
+
+def split(cell: dict, content: dict) -> str:
+    """forget or retain: as the metric file says, else by the metric's name (…_f, …_r)."""
+    said = content.get("split") or (content.get("settings") or {}).get("split")
+    return said or {"f": "forget", "r": "retain"}.get(cell["metric"].rsplit("_", 1)[-1], "")
+
+
+def divergence(run: Path) -> str:
+    """Where a run diverged, from its outcome."""
+    path = run / "outcome.json"
+    step = read_json(path).get("step") if path.exists() else None
+    return f"diverged at step {step}" if step is not None else "diverged"
+
+
+def per_sample(content: dict) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(n,) scores of samples, in 0…1 or nats, None when samples carry no finite score; and their weights, None where equal."""
+    samples = content.get("samples")
+    if not isinstance(samples, list) or not samples or not isinstance(samples[0], dict):
+        return None, None
+    name = next((name for name in SCORE_KEYS if name in samples[0]), None)
+    try:
+        scores = np.array([sample[name] for sample in samples], dtype=float)
+        weights = np.array([sample["tokens"] for sample in samples], dtype=float) if name == "nll" else None
+    except (KeyError, TypeError, ValueError):
+        return None, None
+    return (scores, weights) if np.isfinite(scores).all() else (None, None)
+
+
+def passages(content: dict) -> tuple[np.ndarray, np.ndarray] | None:
+    """Per-text Min-40 % scores (forget, holdout) of a PrivLeak file, or None where they are absent, empty or not finite."""
+    for place in (content.get("samples"), content.get("scores")):  # ours, and MUSE's own
+        try:
+            pair = [np.array(place[part][PRIVLEAK_SCORE], dtype=float) for part in ("forget", "holdout")]
+        except (KeyError, TypeError, ValueError):
+            continue
+        if all(len(part) and np.isfinite(part).all() for part in pair):
+            return pair[0], pair[1]
+    return None
