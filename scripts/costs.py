@@ -7,6 +7,7 @@ files and of the model under the scheme (as a kernel would hold it, measured at 
 
 import argparse
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 from scripts.core.storage import read_json
@@ -30,14 +31,20 @@ def first(*values):
     return next((value for value in values if value is not None), None)
 
 
-def jobs(config: dict) -> dict[str, tuple[str, int]]:
-    """{scheme: (scheme that names its evaluation job, schemes that share the job)}; as workflow/rules/evaluate.smk makes them."""
+def evaluation_hours(times: Path, scheme: str, held: list[str], config: dict) -> float | None:
+    """Hours of evaluating a run, which the schemes `held` hold, under one of them.
+
+    A job that serves several is named by one of them; they count with equal shares of all such jobs, since a resolved
+    configuration does not say which one.
+    """
     from scripts.core import registry
 
-    alone = [n for n, scheme in config["schemes"].items() if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT")]
-    memory, per_job = [name for name in config["schemes"] if name not in alone], config["evaluation"]["schemes_per_job"]
-    groups = [memory[i : i + per_job] for i in range(0, len(memory), per_job)] + [[name] for name in alone]
-    return {name: (group[0], len(group)) for group in groups for name in group}
+    alone = {n for n, entry in config["schemes"].items() if registry.constants("quantizers", entry["kind"]).get("ARTIFACT")}
+    if scheme in alone or config["evaluation"]["schemes_per_job"] == 1:
+        return hours(times / f"evaluate_{scheme}.tsv")
+    together = [name for name in held if name not in alone]
+    found = [value for name in together if (value := hours(times / f"evaluate_{name}.tsv")) is not None]
+    return sum(found) / len(together) if found else None
 
 
 def device(run: Path) -> str:
@@ -65,18 +72,20 @@ def collect(config: dict, results: Path) -> list[dict]:
     """One row per run and scheme of a resolved configuration; what is not known is None."""
     from scripts.core.grid import labels, plan
 
-    shared, made, sizes = jobs(config), [], {}
-    for run, scheme in plan(config).cells:
+    made, sizes, held = [], {}, defaultdict(list)
+    cells = plan(config).cells
+    for run, scheme in cells:
+        held[run.path].append(scheme)
+    for run, scheme in cells:
         place, times = results / run.path, results / "benchmarks" / run.path
         if run.path not in sizes:
             sizes[run.path] = size(place / "checkpoint")
-        leader, count = shared[scheme]
-        evaluated, model = hours(times / f"evaluate_{leader}.tsv"), described(place, scheme)
+        model = described(place, scheme)
         row = {name: value for name, value in labels(run).items() if name in LABELS}
         row |= {"scheme": scheme, "device": device(place), "checkpoint_bytes": sizes[run.path]}
         row["train_hours"] = first(hours(times / "unlearn.tsv"), hours(times / "combine.tsv"), hours(times.with_suffix(".tsv")))
         row["quantize_hours"] = hours(times / f"quantize_{scheme}.tsv")
-        row["evaluate_hours"] = None if evaluated is None else evaluated / count
+        row["evaluate_hours"] = evaluation_hours(times, scheme, held[run.path], config)
         row["mechanism_hours"] = hours(times / "mechanism.tsv")
         row |= {"model_bytes": model.get("bytes"), "artifact_bytes": model.get("bytes_on_disk")}
         made.append(row)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from scripts import calibration_effect
+from scripts import calibration_effect, costs, mechanism_tables, predict
 from scripts import draw as program
 from scripts.core import registry, style, tables
 from scripts.figures import _panels as panels
@@ -34,7 +34,7 @@ def masks(label):
 def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, settings=1):
     """Synthetic tables: {"scores", "recovery", "calibration_effect"}."""
     generator = np.random.default_rng(0)
-    rows, back, masked = [], [], []
+    rows, back, masked, moved, weighed, spent = [], [], [], [], [], []
     for corpus in corpora:
         named = [(method, "none", "", "") for method in ("target", "retrain")]
         named += [(*run, f"lr{k + 1}e-5_{run[2]}_ep5") for run in runs for k in range(settings)]
@@ -43,6 +43,10 @@ def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, sett
             label |= {"regularizer": regularizer, "weights": weights, "moments": weights, "setting": setting, "seed": "0"}
             label["lr"] = setting[2:6]
             masked += masks(label) if setting else []
+            spent += [cost(label, scheme, method in diverged) for scheme in schemes]
+            if setting:
+                weighed += weights_of(label, schemes, method in diverged)
+                moved += [] if method in diverged else histograms(label["run"], schemes)
             for scheme in schemes:
                 for metric, kind, split in METRICS:
                     value = generator.uniform(20, 90)
@@ -63,7 +67,51 @@ def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, sett
         "recovery": tables.frame(back, tables.RECOVERY),
         "masks": pd.DataFrame(masked, columns=list(masks(label)[0])),
         "calibration_effect": tables.frame(list(calibrated(back)), calibration_effect.COLUMNS),
+        "moved": pd.DataFrame(moved, columns=mechanism_tables.MOVED),
+        "mechanism": pd.DataFrame(weighed, columns=mechanism_tables.MECHANISM),
+        "costs": pd.DataFrame(spent, columns=costs.COLUMNS),
+        **predicted(back),
     }
+
+
+def cost(label, scheme, bad):
+    """A row of costs.csv: an hour of training, two of evaluation, 1 MB of checkpoint; a diverged run was trained only."""
+    row = {name: label.get(name, "") for name in mechanism_tables.LABELS} | {"scheme": scheme, "device": "cpu", "train_hours": 1.0}
+    return row if bad else row | {"evaluate_hours": 2.0, "checkpoint_bytes": 1e6, "model_bytes": 5e5}
+
+
+def weights_of(label, schemes, bad):
+    """Rows of mechanism.csv of a run; each scheme's innermost code ends at another weight."""
+    row = {name: label[name] for name in mechanism_tables.LABELS} | {"module": "all", "status": "diverged" if bad else "ok"}
+    return [row | {"scheme": scheme, "edge": 2.0**-i} for i, scheme in enumerate(() if bad else schemes)] or [row | {"scheme": ""}]
+
+
+def histograms(run, schemes):
+    """Rows of moved.csv of a run; a bin in the middle is empty."""
+    whats = [("", "all"), ("", "moved"), ("", "steps"), *((scheme, "crossed") for scheme in schemes)]
+    return [
+        {"run": run, "scheme": scheme, "what": what, "log2": log2, "count": 10 * (i + 1)}
+        for i, (scheme, what) in enumerate(whats)
+        for log2 in (-4.0, -3.5, -2.5)
+    ]
+
+
+def predicted(back):
+    """{"prediction", "prediction_fit"} as if every recovery had been predicted 10 points too high, one of them far beyond."""
+    known = [row for row in back if row["scheme"] != "full" and "R" in row]
+    rows = [
+        row | {"left_out": split, "predictor": "weights", "predicted": 9.0 if i == 0 else row["R"] + 0.1}
+        for split in ("method", "scheme")
+        for i, row in enumerate(known)
+    ]
+    fits = [
+        {"metric": metric, "kind": kind, "left_out": split, "predictor": "weights", "cells": 12.0}
+        | {"R2": 0.5, "R2_low": -0.25, "R2_high": 0.75, "reason": ""}
+        for metric, kind, _ in METRICS[:2]
+        for split in ("method", "scheme")
+    ]
+    fits = fits if known else [dict.fromkeys(predict.FIT, "") | {"reason": "too few cells"}]
+    return {"prediction": pd.DataFrame(rows, columns=predict.PREDICTION), "prediction_fit": pd.DataFrame(fits, columns=predict.FIT)}
 
 
 def calibrated(back):
@@ -128,7 +176,8 @@ MADE = {
         "calibration_effect": tables.frame([], calibration_effect.COLUMNS),
     },
 }
-MADE["nothing"]["masks"] = MADE["no runs"]["masks"]
+MADE["nothing"] |= {name: MADE["no runs"][name] for name in ("masks", "moved", "mechanism", "prediction")}
+MADE["nothing"] |= {name: pd.DataFrame([], columns=MADE["no runs"][name].columns) for name in ("prediction_fit", "costs")}
 
 
 @pytest.mark.parametrize("case", MADE)
@@ -394,3 +443,53 @@ def test_learning_rates_plot_every_score_at_its_rate():
             points = bars(axis, f"_{scheme}")
             assert [x for x, _ in points] == pytest.approx([1e-5, 2e-5, 3e-5])
             assert [y for _, y in points] == pytest.approx(values(made, weights=weights, metric="verbmem_f", scheme=scheme))
+
+
+def test_weights_moved_draws_the_histograms_and_the_codes():
+    made = MADE["usual"]
+    figure = drawn("weights_moved", made)
+    assert [axis.get_title(loc="left") for axis in figure.axes[::2]] == ["npo_gdr bf16", "npo_gdr fp32"]
+    left, right = figure.axes[:2]
+    stairs = {patch.get_label(): patch.get_data() for patch in left.patches + right.patches}
+    assert set(stairs) == {"_all ", "_moved ", "_steps ", "_crossed bnb_fp4", "_crossed rtn_int4_tensor"}
+    for label, height in (("_all ", 10), ("_moved ", 20), ("_steps ", 30), ("_crossed bnb_fp4", 50)):
+        assert list(stairs[label].values) == [height, height, 0, height]
+        assert list(stairs[label].edges) == pytest.approx([2.0**-4, 2.0**-3.5, 2.0**-3, 2.0**-2.5, 2.0**-2])
+    for axis in (left, right):
+        edges = {line.get_label(): line.get_xdata()[0] for line in axis.lines if line.get_label().startswith("_edge")}
+        assert edges == {"_edge bnb_fp4": 0.5, "_edge rtn_int4_tensor": 0.25}
+    said = " ".join(text.get_text() for text in words(figure))
+    assert "No weights: people/ga_klr/lr1e-5_bf16_ep5/seed0: diverged" in said
+    many = drawn("weights_moved", MADE["hundreds"])
+    assert len(many.axes) == 12 and "102 more settings are not drawn" in " ".join(text.get_text() for text in words(many))
+
+
+def test_prediction_sets_measured_beside_predicted():
+    made = MADE["usual"]
+    figure = drawn("prediction", made)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        "VerbMem, a method left out", "KnowMem, a method left out", "VerbMem, a scheme left out", "KnowMem, a scheme left out",
+    ]  # fmt: skip
+    table = made["prediction"]
+    rows = table[(table.kind == "verbmem") & (table.left_out == "method")]
+    axis, outside = figure.axes[0], rows.predicted == 9.0
+    assert outside.sum() == 1
+    points = bars(axis, "_bnb_fp4") + bars(axis, "_rtn_int4_tensor")
+    wanted = list(zip(rows.predicted.where(~outside, 1.1) * 100, rows.R * 100, strict=True))  # what lies beyond stands at the edge
+    assert np.allclose(sorted(points), sorted(wanted))
+    whiskers = next(c for c in axis.containers if c.get_label() == "_rtn_int4_tensor").lines[2][0].get_segments()
+    assert [segment[1][1] - segment[0][1] for segment in whiskers] == pytest.approx([20, 20])
+    said = " ".join(text.get_text() for text in words(figure))
+    assert "R² 0.50 [−0.25, 0.75]\n12 cells" in said and "2 predictions lie beyond" in said
+    assert "too few cells" in words(drawn("prediction", MADE["all diverged"]))[0].get_text()
+
+
+def test_cost_stacks_times_and_sets_sizes_beside_them():
+    figure = drawn("cost", MADE["usual"])
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()][2:] == ["npo_gdr bf16", "npo_gdr fp32", "ga_klr bf16"]
+    widths = {bars_.get_label(): [patch.get_width() for patch in bars_] for bars_ in left.containers}
+    assert widths["_training"] == [1.0] * 5 and widths["_evaluation"] == [6.0, 6.0, 6.0, 6.0, 0.0]  # three schemes, two hours each
+    assert left.get_xlabel() == "wall-clock time of its jobs (h, on CPU)" and right.get_xlabel() == "size (MB)"
+    sizes = {line.get_label(): list(line.get_xdata()) for line in right.lines}
+    assert sizes["_checkpoint"] == [1.0] * 4 and sizes["_bnb_fp4"] == [0.5] * 4

@@ -301,5 +301,9 @@ def test_costs_read_benchmarks_and_sizes(tmp_path):
     assert set(known.train_hours) == {2.0} and set(known.evaluate_hours) == {0.5} and set(known.device) == {"cpu"}
     assert sorted(known.checkpoint_bytes.unique()) == [100 + i for i in range(len(runs) - 1)]
     assert made[(made.run == runs[0]) & (made.scheme == "full")].model_bytes.tolist() == [77]
+    # Job and shares are found whatever the order of the schemes, which a sweep.json does not keep.
+    config["schemes"] = dict(reversed(config["schemes"].items()))
+    again = pd.DataFrame(costs.collect(config, tmp_path))
+    assert set(again[again.run != runs[-1]].evaluate_hours) == {0.5}
     lost = made[made.run == runs[-1]]
     assert lost.train_hours.isna().all() and lost.checkpoint_bytes.isna().all() and set(lost.device) == {""}

@@ -8,6 +8,7 @@ from scripts.core import isolation, registry
 
 # What is made anew whenever the table of cells grows: the table, the scores, the figures that are drawn from them.
 AFTERWARDS = ("all", "aggregate", "draw_", "sweep", "tables", "pages", "masks", "schemes", "calibration_effect")
+AFTERWARDS += ("mechanism_tables", "predict", "costs")
 
 
 def new(sweep) -> dict[str, int]:
@@ -21,22 +22,22 @@ def test_a_finished_sweep_has_nothing_to_do(grown):
 
 def test_one_more_learning_rate(grown):
     grown.config["sweep"].append({"corpus": "people", "method": "ga", "regularizer": "gdr", "lr": "2e-3"})
-    assert new(grown) == {"spec": 1, "unlearn": 1, "evaluate_full": 1}
+    assert new(grown) == {"spec": 1, "unlearn": 1, "evaluate_full": 1, "mechanism": 1}
 
 
 def test_one_more_method_and_regularizer(grown):
     grown.config["sweep"][0]["regularizer"] = ["none", "gdr", "klr"]
-    assert new(grown) == {"spec": 2, "unlearn": 2, "evaluate_full": 2}
+    assert new(grown) == {"spec": 2, "unlearn": 2, "evaluate_full": 2, "mechanism": 2}
 
 
 def test_one_more_seed(grown):
     grown.config["sweep"][0]["seed"] = [0, 1]
-    assert new(grown) == {"spec": 4, "unlearn": 4, "evaluate_full": 4}
+    assert new(grown) == {"spec": 4, "unlearn": 4, "evaluate_full": 4, "mechanism": 4}
 
 
 def test_one_more_scheme_evaluates_without_training(grown):
     grown.config["schemes"]["rtn_int3"] = {"kind": "rtn", "bits": 3, "granularity": "tensor"}
-    assert new(grown) == {"scheme": 1, "evaluate_rtn_int3": 6}
+    assert new(grown) == {"scheme": 1, "evaluate_rtn_int3": 6, "mechanism": 4}
 
 
 def test_one_more_metric_evaluates_without_training(grown):
@@ -51,7 +52,7 @@ def test_a_changed_metric_evaluates_anew(grown):
 
 def test_a_changed_recipe_trains_what_depends_on_it(grown):
     grown.config["corpora"]["people"]["model"]["finetune"]["steps"] = 5
-    assert new(grown) == {"spec": 6, "reference": 2, "unlearn": 4, "evaluate_full": 6}
+    assert new(grown) == {"spec": 6, "reference": 2, "unlearn": 4, "evaluate_full": 6, "mechanism": 4}
 
 
 def test_comments_key_order_and_defaults_spelled_out_change_nothing(grown):
@@ -89,7 +90,7 @@ def test_another_environment_reads_restored_weights(grown, tmp_path, monkeypatch
     monkeypatch.setenv("UNLEARNING_ENVS", str(tmp_path))
     grown.config["schemes"]["gguf"] = {"kind": "gguf", "type": "q4_0"}
     grown.config["store_checkpoints"] = store
-    assert new(grown) == {"scheme": 1, "quantize_gguf": 6, "evaluate_gguf": 6} | jobs
+    assert new(grown) == {"scheme": 1, "quantize_gguf": 6, "evaluate_gguf": 6, "mechanism": 4} | jobs
 
 
 def test_figures_are_redrawn_without_evaluating(grown):

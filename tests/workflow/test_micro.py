@@ -18,12 +18,14 @@ def expected(config: dict) -> set[str]:
     plan = grid.plan(configuration.resolve(copy.deepcopy(config)))
     found = set(plan.schemes) | {"scores.csv", "scores.parquet", "sweep.json"}
     found |= {f"{name}.csv" for name in ("recovery", "masks", "schemes", "calibration_effect")}
+    found |= {f"{name}.csv" for name in ("mechanism", "moved", "prediction", "prediction_fit", "costs")}
     for run in plan.runs.values():
         found.add(f"{run.path}/spec.json")
         if run.stage != "corpus":
             found |= {f"{run.path}/{name}" for name in ("outcome.json", "run.json")}
             weights = "delta.safetensors" if run.stage == "unlearn" else "model.safetensors"
             found |= {f"{run.path}/checkpoint/{name}" for name in (weights, *CHECKPOINT)}
+    found |= {f"{run.path}/mechanism.json" for run in plan.evaluated() if run.stage == "unlearn"}
     found |= {f"{run.path}/eval/{scheme}/{metric}.json" for run, scheme in plan.cells for metric in config["metrics"]}
     found |= {f"figures/{name}.{kind}" for name in registry.names("figures") for kind in ("svg", "pdf")}
     found |= {"report/results.html", "report/findings.txt"}
