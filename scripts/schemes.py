@@ -67,6 +67,7 @@ def markdown(read: dict) -> list[str]:
     lines = []
     for key, name in tables.label(scores).items():
         block = costs[[tables.key(row) == key for row in costs.itertuples()]].drop_duplicates("scheme")
+        block = block.set_index("scheme", drop=False).loc[tables.schemes(block)]  # by falling bits
         lines += ["", f"{key[0]}: {name}", "", "| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
         for cost in block.itertuples():
             cells = [cost.scheme, f"{cost.bits_per_weight:.2f}", f"{cost.bytes / 1e6:.2f}", f"{cost.seconds:.1f}"]
