@@ -69,7 +69,7 @@ def step(model, options) -> None:
     """Two steps of NPO+KLR with weights and moments in bf16: in the second all of the optimiser's state is there."""
     import torch
 
-    from scripts.core import batching, registry, trainer
+    from scripts.core import batching, registry, unlearner
     from scripts.core.reference import Reference
 
     rows = torch.randint(3, options.vocabulary, (2 * options.batch, options.length), generator=torch.Generator().manual_seed(1))
@@ -79,7 +79,7 @@ def step(model, options) -> None:
     settings = {"lr": "1e-5", "weights": "bf16", "moments": "bf16", "batch": options.batch, "max_steps": 2}
     settings["gradient_checkpointing"] = options.checkpointing
     plugins = (registry.load("methods", "npo"), {"beta": 0.1}), (registry.load("regularizers", "klr"), {"alpha": 1.0})
-    trainer.UnlearnTrainer(model, dataset, batching.collate, settings, 0, *plugins, reference).run()
+    unlearner.UnlearnTrainer(model, dataset, batching.collate, settings, 0, *plugins, reference).run()
 
 
 def fp4_bytes(shape: memory.Shape) -> float:

@@ -99,11 +99,11 @@ def program(argv) -> int:
 
     settings, texts = recipe(model, stage), texts_of(options.corpus, stage, model)
     device = runs.prepare(options.threads)
-    from scripts.core import batching, calibration, models, trainer
+    from scripts.core import batching, calibration, hyperparameters, models, trainer
     from scripts.core.resume import ResumeStore
 
     settings |= {"save_minutes": options.save_minutes, "save_steps": options.save_steps}
-    zero = runs.sharding(options, trainer.complete(settings), "fp32")
+    zero = runs.sharding(options, hyperparameters.complete(settings), "fp32")
     network, tokenizer = starting_point(spec, options.corpus, options.base, device)
     calibration.check_demands(options.calibration, options.corpus, tokenizer)
     length = spec["corpus"]["max_length"]

@@ -75,14 +75,14 @@ def program(argv) -> int:
     device = runs.prepare(options.threads)
     from torch.utils.data import DataLoader
 
-    from scripts.core import batching, lora, models, saliency, trainer
+    from scripts.core import batching, hyperparameters, lora, models, saliency, trainer, unlearner
     from scripts.core.distributions import Plan
     from scripts.core.points import Points
     from scripts.core.reference import Reference
     from scripts.core.resume import ResumeStore
 
     method, regularizer = plugin("methods", spec["method"]), plugin("regularizers", spec["regularizer"])
-    settings = trainer.complete(spec["training"])
+    settings = hyperparameters.complete(spec["training"])
     settings |= {"save_minutes": options.save_minutes, "save_steps": options.save_steps or settings["save_steps"]}
     checkpoint, weights = options.target / "checkpoint", settings["weights"]
     kind = trainer.storage_dtype(weights, device)
@@ -114,7 +114,7 @@ def program(argv) -> int:
         zero and zero.gathered,
         settings["reference"],
         settings["reference_k"],
-        None if zero else Plan(asked, settings["batch"], options.out, trainer.passes(settings, len(dataset))),
+        None if zero else Plan(asked, settings["batch"], options.out, hyperparameters.passes(settings, len(dataset))),
     )
     mask = None
     if settings["saliency"] != "none":
@@ -134,7 +134,7 @@ def program(argv) -> int:
             trainer.to_bf16_grid(network)
     digest = runs.inputs_digest(spec, options.corpus, options.target, zero=zero)
     store = ResumeStore(options.out / ".resume", digest)
-    training = trainer.UnlearnTrainer(
+    training = unlearner.UnlearnTrainer(
         network, dataset, batching.collate, settings, spec["seed"], method, regularizer, reference, store, mask, zero
     )
     points = Points(options.out, grid.points(spec), digest, provenance, kept_from(options))

@@ -73,7 +73,7 @@ class Setup:
         """(trainer, stopwatch) of this project, its reference recorded."""
         from torch.utils.data import DataLoader
 
-        from scripts.core import registry, trainer
+        from scripts.core import hyperparameters, registry, trainer, unlearner
         from scripts.core.distributions import Plan
         from scripts.core.reference import Reference
         from scripts.unlearn import asked_rows
@@ -88,12 +88,12 @@ class Setup:
             chosen.append((registry.load(room, name), defaults))
         loader = DataLoader(self.dataset, batch_size=self.size.batch, collate_fn=self.batching.collate)
         needs = {*chosen[0][0].NEEDS, *chosen[1][0].NEEDS}
-        settings = trainer.complete(training)
+        settings = hyperparameters.complete(training)
         asked = asked_rows({"method": method, "regularizer": regularizer}, {"forget": self.rows[0], "retain1": self.rows[1]})
         plan = Plan(asked, self.size.batch, self.context.folder, 5)  # as in a training of five epochs
         forget, kind = (batch["forget"] for batch in loader), settings["reference"]
         reference = Reference.of(model, forget, needs, kind=kind, k=settings["reference_k"], table=plan)
-        run = trainer.UnlearnTrainer(model, self.dataset, self.batching.collate, training, 0, *chosen, reference)
+        run = unlearner.UnlearnTrainer(model, self.dataset, self.batching.collate, training, 0, *chosen, reference)
         watch = stopwatch()
         run.add_callback(watch)
         return run, watch

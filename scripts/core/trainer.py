@@ -1,4 +1,4 @@
-"""Training with transformers' Trainer: ordinary fine-tuning, and unlearning as a forget objective plus a regularizer.
+"""Training with transformers' Trainer: ordinary fine-tuning; unlearning (unlearner.py) is built on it.
 
 What differs from a plain Trainer, and why:
 
@@ -13,64 +13,22 @@ What differs from a plain Trainer, and why:
 
 import math
 import os
-import signal
-import time
 from contextlib import nullcontext
 
 import torch
-from tqdm import tqdm
 from transformers.trainer import Trainer
-from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from scripts.core import losses, saliency
+from scripts.core import losses
+from scripts.core.callbacks import Along, Progress, Saving
+from scripts.core.hyperparameters import complete
 from scripts.core.models import decoder_layers, quiet
-from scripts.core.optimizer import OPTIMIZERS, PrecisionAdamW, bitsandbytes_adamw
-from scripts.core.reference import KINDS
+from scripts.core.optimizer import PrecisionAdamW, bitsandbytes_adamw
 from scripts.core.resume import Interruption, ResumeStore
 from scripts.core.zero import leave_out
 
-DEFAULTS = {
-    "weights": "fp32",
-    "moments": "auto",
-    "epochs": 1,
-    "max_steps": None,
-    "batch": 4,
-    "accumulation": 1,
-    "clip": 1.0,
-    "schedule": "constant",
-    "warmup": 0,
-    "weight_decay": 0.0,
-    "betas": [0.9, 0.999],
-    "eps": 1e-8,
-    "store": "bf16",
-    "saliency": "none",
-    "percentile": 90.0,
-    "sure_double": False,
-    "parameters": "full",
-    "rank": 8,
-    "lora_alpha": 16.0,
-    "lora_targets": "all",
-    "checkpoint_at": (),
-    "reference": "auto",
-    "reference_k": 64,
-    "gradient_checkpointing": False,
-    "attention": "sdpa",
-    "compile": False,
-    "optimizer": "adamw",
-    "save_minutes": 10,
-    "save_steps": None,
-}
-SCHEDULES = ("constant", "cosine", "linear")
-CHOICES = {
-    "schedule": SCHEDULES,
-    "saliency": ("none", "module", "row-fixed", "row-step"),
-    "parameters": ("full", "lora"),
-    "reference": KINDS,
-    "attention": ("sdpa", "flash_attention_2", "eager"),
-    "optimizer": OPTIMIZERS,
-}
 RECORDS = 200  # points of the loss history that are kept
 
 
@@ -80,44 +38,6 @@ class Diverged(Exception):
     def __init__(self, step: int, what: str):
         super().__init__(f"{what} is not finite at step {step}")
         self.step, self.what = step, what
-
-
-def complete(training: dict) -> dict:
-    """spec["training"] with defaults filled in. ValueError names a key that is missing, unknown or out of bounds."""
-    unknown = sorted(set(training) - set(DEFAULTS) - {"lr"})
-    if unknown:
-        raise ValueError(f"training.{unknown[0]}: unknown key; known: {', '.join(sorted({*DEFAULTS, 'lr'}))}")
-    full = {**DEFAULTS, **{key: value for key, value in training.items() if value is not None}}
-    try:
-        full["lr"] = float(full["lr"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f'training.lr: {full.get("lr")!r} is not allowed; allowed: a number, e.g. "1e-5"') from None
-    if not (math.isfinite(full["lr"]) and full["lr"] >= 0):
-        raise ValueError(f"training.lr: {full['lr']!r} is not allowed; allowed: a finite number ≥ 0")
-    for key, allowed in CHOICES.items():
-        if full[key] not in allowed:
-            raise ValueError(f"training.{key}: {full[key]!r} is not allowed; allowed: {', '.join(allowed)}")
-    if not 0 <= full["percentile"] <= 100:
-        raise ValueError(f"training.percentile: {full['percentile']!r} is not allowed; allowed: 0 to 100")
-    if full["max_steps"] is not None:
-        full["epochs"] = 1  # the steps decide; the spec may leave the epochs null
-    for key in ("batch", "accumulation", "epochs"):
-        if full[key] < 1:
-            raise ValueError(f"training.{key}: {full[key]!r} is not allowed; allowed: at least 1")
-    if full["moments"] == "auto":
-        full["moments"] = "fp32" if full["weights"] == "fp32" else "bf16"
-    if full["optimizer"] != "adamw" and (full["weights"] != "fp32" or full["saliency"].startswith("row")):
-        raise ValueError(
-            f"training.optimizer: {full['optimizer']!r} is not allowed with weights {full['weights']!r} and saliency "
-            f"{full['saliency']!r}; allowed: adamw, or weights fp32 without a mask of rows"
-        )
-    return full
-
-
-def passes(training: dict, rows: int) -> float:
-    """How often a completed training reads each of its rows."""
-    steps = training["max_steps"]
-    return training["epochs"] if steps is None else steps * training["batch"] * training["accumulation"] / rows
 
 
 def deterministic() -> None:
@@ -144,53 +64,6 @@ def to_bf16_grid(model) -> None:
     for p in model.parameters():
         held = getattr(p, "ds_tensor", p)  # this rank's part where ZeRO-3 has divided it
         held.copy_(held.bfloat16())
-
-
-class _Progress(TrainerCallback):
-    """A bar on stderr that redraws once a second at most."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", mininterval=1.0)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update(1)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-
-
-class _Along(TrainerCallback):
-    """Calls `write(name, step)` after the steps {step: name}; stands before _Saving, so that no saved state is ahead of it."""
-
-    def __init__(self, steps, write):
-        self.steps, self.write = steps, write
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step in self.steps:
-            self.write(self.steps[state.global_step], state.global_step)
-
-
-class _Saving(TrainerCallback):
-    """Saves by clock, by step and on a signal; a signal also ends the training after the save. Ranks do so together."""
-
-    def __init__(self, minutes, steps, interruption, zero=None):
-        self.minutes, self.steps, self.interruption, self.zero = minutes, steps, interruption, zero
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.last = time.monotonic()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        due = self.minutes is not None and time.monotonic() - self.last >= 60 * self.minutes
-        if self.zero:
-            number, due = self.zero.largest(self.interruption.signal or 0, due)
-            self.interruption.signal = signal.Signals(number) if number else None
-        if self.interruption.signal:
-            control.should_save = control.should_training_stop = True
-        elif state.global_step < state.max_steps:
-            control.should_save = bool(due) or bool(self.steps and state.global_step % self.steps == 0)
-
-    def on_save(self, args, state, control, **kwargs):
-        self.last = time.monotonic()
 
 
 class RunTrainer(Trainer):
@@ -248,10 +121,10 @@ class RunTrainer(Trainer):
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         if zero is None or zero.first:
-            self.add_callback(_Progress())
+            self.add_callback(Progress())
         self.points = None
         if store:
-            self.add_callback(_Saving(training["save_minutes"], training["save_steps"], self.interruption, zero))
+            self.add_callback(Saving(training["save_minutes"], training["save_steps"], self.interruption, zero))
 
     # What is minimised: subclasses say which terms there are.
 
@@ -416,7 +289,7 @@ class RunTrainer(Trainer):
             if self.zero is None or self.zero.first:
                 points.write(name, step, lambda folder: write(folder, state), history=list(self.history))
 
-        self.callback_handler.callbacks.insert(0, _Along(steps, keep))
+        self.callback_handler.callbacks.insert(0, Along(steps, keep))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if hasattr(self.model, "peft_config"):
@@ -448,73 +321,3 @@ class RunTrainer(Trainer):
             transformers_logging.set_verbosity(previous)
         self.model.zero_grad(set_to_none=True)
         return self.state.global_step
-
-
-class UnlearnTrainer(RunTrainer):
-    """total = method.loss(forget batch) + alpha · regularizer.loss(retain batch), for any method with any regularizer.
-
-    method, regularizer: plugin modules with their parameters, (module, {parameter: value}); alpha is taken from the
-    regularizer's. A method with "retain" among its NEEDS has a second term, method.keep(retain batch). reference:
-    scripts.core.reference.Reference of θ_0. The data set gives {"forget": …, "retain": …}. mask: a
-    scripts.core.saliency.Mask of θ_0, or None; what lies outside it keeps its bits.
-    """
-
-    def __init__(self, model, dataset, collate, training, seed, method, regularizer, reference, store=None, mask=None, zero=None):
-        if mask:
-            mask.freeze(model)
-        super().__init__(model, dataset, collate, training, seed, store, zero)
-        self.mask, self._held, self._forget = mask, {}, {}
-        if mask:
-            self.rows.update(mask.rows(model))
-        self.forget_weight = 2.0 if mask and self.training["sure_double"] else 1.0
-        self.method, self.reference = method, reference
-        module, parameters = regularizer
-        self.alpha = parameters.get("alpha", 1.0)
-        self.regularizer = (module, {key: value for key, value in parameters.items() if key != "alpha"})
-
-    def terms(self, model, batch):
-        """The forget term with weight 1, what a method keeps by itself, and the retain term with weight alpha."""
-        method, parameters = self.method
-        yield "forget", self.forget_weight, lambda: method.loss(model, batch["forget"], self.reference, **parameters)
-        if "retain" in method.NEEDS:
-            yield "keep", 1.0, lambda: method.keep(model, batch["retain"], self.reference, **parameters)
-        regularizer, others = self.regularizer
-        yield "retain", self.alpha, lambda: regularizer.loss(model, batch["retain"], self.reference, **others)
-
-    # Rows chosen anew in each step need the gradient of the forget term alone, summed over the step's batches.
-
-    def _chooses(self, name) -> bool:
-        return name == "forget" and self.mask is not None and self.mask.kind == "row-step"
-
-    def before_term(self, name):
-        """Set what other terms have left aside, so that the forget term's gradient is seen by itself."""
-        if self._chooses(name):
-            self._held = {p: p.grad for p in self.model.parameters() if p.grad is not None}
-            self.model.zero_grad(set_to_none=True)
-
-    def after_term(self, name):
-        """Add the forget term's gradient to the step's, and put the rest back."""
-        if not self._chooses(name):
-            return
-        for p in self.model.parameters():
-            if p.grad is None:
-                continue
-            if p in self._forget:
-                self._forget[p].add_(p.grad)
-            else:
-                self._forget[p] = p.grad.detach().clone()
-        for p, gradient in self._held.items():
-            p.grad = gradient if p.grad is None else p.grad.add_(gradient)
-        self._held = {}
-
-    def before_step(self):
-        """Choose this step's rows, and clear the gradient of all others, so that clipping counts what is trained."""
-        if self._forget:
-            norms = {p: torch.zeros(len(p), device=p.device) for p in self.model.parameters()}  # what the term does not reach
-            norms |= {p: saliency.row_norms(gradient) for p, gradient in self._forget.items()}
-            self._forget = {}
-            self.rows.clear()  # a gradient that is not finite gets no mask: the step's norm shall tell
-            self.rows.update(saliency.choose_rows(norms, self.mask.percentile))
-        for p, mask in self.rows.items():
-            if p.grad is not None:
-                p.grad[~mask] = 0

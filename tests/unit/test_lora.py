@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scripts import train, unlearn
-from scripts.core import batching, lora, models, registry, storage, trainer
+from scripts.core import batching, hyperparameters, lora, models, registry, storage, trainer, unlearner
 from scripts.core.reference import Reference
 from scripts.core.resume import ResumeStore
 
@@ -20,7 +20,7 @@ def tokenizer():
 
 
 def make(tokenizer, store=None, **changes):
-    training = trainer.complete(LORA | changes)
+    training = hyperparameters.complete(LORA | changes)
     model = models.build_model(SHAPE, tokenizer)
     trainer.to_bf16_grid(model)
     dataset = batching.ForgetRetainDataset(*(batching.chunks(TEXTS[part], tokenizer, 16) for part in (slice(0, 6), slice(6, 12))))
@@ -28,7 +28,7 @@ def make(tokenizer, store=None, **changes):
     model = lora.wrap(model, training, seed=5)
     trainer.to_bf16_grid(model)
     chosen = [(registry.load("methods", "npo"), {"beta": 0.1}), (registry.load("regularizers", "gdr"), {"alpha": 1.0})]
-    return trainer.UnlearnTrainer(model, dataset, batching.collate, training, 0, *chosen, reference, store)
+    return unlearner.UnlearnTrainer(model, dataset, batching.collate, training, 0, *chosen, reference, store)
 
 
 def test_only_the_updates_are_trained_and_kept(tokenizer):

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from scripts.core import batching, losses, models, registry, trainer
+from scripts.core import batching, hyperparameters, losses, models, registry, unlearner
 from scripts.core.distributions import Hidden, Plan, TopK, mapped
 from scripts.core.grid import setting
 from scripts.core.reference import Reference, serves
@@ -126,7 +126,7 @@ def trained(rows, folder, kind, **more):
     reference = Reference.of(
         network, [everything], {"sequence_logprob", "distribution"}, kind=kind, table=Plan(asked, 4, folder, 10)
     )
-    run = trainer.UnlearnTrainer(network, dataset, batching.collate, TRAINING | more, 0, *chosen, reference)
+    run = unlearner.UnlearnTrainer(network, dataset, batching.collate, TRAINING | more, 0, *chosen, reference)
     run.run()
     return [p.detach() for p in network.parameters()], run.history
 
@@ -156,9 +156,9 @@ def test_what_a_kind_can_not_serve_is_one_clear_error(model, rows, tmp_path):
 def test_options_of_the_step_are_refused_where_they_mean_nothing():
     for more in ({"optimizer": "adamw_8bit", "weights": "bf16"}, {"optimizer": "paged_adamw", "saliency": "row-step"}):
         with pytest.raises(ValueError, match="training.optimizer: '.*adamw"):
-            trainer.complete({"lr": "1e-5", **more})
+            hyperparameters.complete({"lr": "1e-5", **more})
     with pytest.raises(ValueError, match="training.optimizer: 'lion'"):
-        trainer.complete({"lr": "1e-5", "optimizer": "lion"})
+        hyperparameters.complete({"lr": "1e-5", "optimizer": "lion"})
     from scripts.core.optimizer import bitsandbytes_adamw
 
     groups = [{"params": [torch.nn.Parameter(torch.zeros(8))]}]

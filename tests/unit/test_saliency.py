@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts.core import batching, losses, models, registry, saliency, storage, trainer
+from scripts.core import batching, hyperparameters, losses, models, registry, saliency, storage, trainer, unlearner
 from scripts.core.optimizer import PrecisionAdamW
 from scripts.core.reference import Reference
 from scripts.core.resume import ResumeStore
@@ -48,7 +48,7 @@ def make(kind, method="npo", regularizer="gdr", store=None, **changes):
     if kind != "none":
         loss = lambda m, b: chosen[0][0].loss(m, b, reference, **chosen[0][1])  # noqa: E731
         mask = saliency.mask_of(model, forget, loss, kind, training["percentile"])
-    run = trainer.UnlearnTrainer(model, dataset, batching.collate, training, 0, *chosen, reference, store, mask)
+    run = unlearner.UnlearnTrainer(model, dataset, batching.collate, training, 0, *chosen, reference, store, mask)
     return run, mask
 
 
@@ -229,7 +229,7 @@ def test_a_gradient_that_is_not_finite_is_an_error():
 @pytest.mark.parametrize("change, message", [({"percentile": 101}, "percentile"), ({"saliency": "rows"}, "saliency: 'rows'")])
 def test_bad_settings(change, message):
     with pytest.raises(ValueError, match=message):
-        trainer.complete({"lr": "1e-5"} | change)
+        hyperparameters.complete({"lr": "1e-5"} | change)
 
 
 def test_whole_forget_set_equals_its_batches():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scripts import train, unlearn
-from scripts.core import batching, losses, models, registry, runs, storage, trainer
+from scripts.core import batching, hyperparameters, losses, models, registry, runs, storage, trainer, unlearner
 from scripts.core.optimizer import PrecisionAdamW
 from scripts.core.reference import Reference
 from scripts.core.resume import Interruption, ResumeStore
@@ -51,7 +51,7 @@ def make(tokenizer, rows, training=TRAINING, method="npo", regularizer="gdr", st
     everything = batching.collate([dataset[i] for i in range(len(dataset))])
     needs = {*chosen[0][0].NEEDS, *chosen[1][0].NEEDS}
     reference = Reference.of(model, [everything["forget"]], needs)
-    return trainer.UnlearnTrainer(model, dataset, batching.collate, training, seed, *chosen, reference, store)
+    return unlearner.UnlearnTrainer(model, dataset, batching.collate, training, seed, *chosen, reference, store)
 
 
 def weights(training):
@@ -243,8 +243,8 @@ def test_bad_training_settings_are_named(tokenizer, rows, change, message):
 
 
 def test_moments_follow_the_weights_unless_said(tokenizer, rows):
-    assert trainer.complete({"lr": 1, "weights": "bf16"})["moments"] == "bf16"
-    assert trainer.complete({"lr": 1, "weights": "fp32"})["moments"] == "fp32"
+    assert hyperparameters.complete({"lr": 1, "weights": "bf16"})["moments"] == "bf16"
+    assert hyperparameters.complete({"lr": 1, "weights": "fp32"})["moments"] == "fp32"
     run = make(tokenizer, rows, {**TRAINING, "max_steps": 1, "weights": "bf16", "moments": "fp32"})
     run.run()
     assert isinstance(run.optimizer.optimizer, PrecisionAdamW)
@@ -318,7 +318,7 @@ def test_unlearning_program_is_reproducible_and_resumable(sweep):
 def test_a_signal_ends_the_program_with_its_code_and_the_next_start_goes_on(sweep, monkeypatch):
     target = ["--target", str(sweep / "target")]
     assert program(unlearn, sweep, "u3", unlearning(), *target) == 0
-    inner = trainer.UnlearnTrainer.training_step
+    inner = unlearner.UnlearnTrainer.training_step
 
     def killed(self, *arguments):
         if self.state.global_step == 1:
@@ -326,7 +326,7 @@ def test_a_signal_ends_the_program_with_its_code_and_the_next_start_goes_on(swee
         return inner(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.UnlearnTrainer, "training_step", killed)
+        patch.setattr(unlearner.UnlearnTrainer, "training_step", killed)
         assert program(unlearn, sweep, "u4", unlearning(), *target) == 75
     assert not (sweep / "u4" / "outcome.json").exists() and (sweep / "u4" / ".resume" / "step-2").exists()
     assert program(unlearn, sweep, "u4", unlearning(), *target) == 0
@@ -362,7 +362,7 @@ def test_checkpoints_along_a_training_survive_its_interruption(sweep, monkeypatc
     """Killed after two of three checkpoints: they are hidden from Snakemake until the end; one that was lost is made again."""
     target, spec = ["--target", str(sweep / "target")], unlearning(max_steps=5, checkpoint_at=[1, 2, 4])
     assert program(unlearn, sweep, "p1", spec, *target) == 0
-    inner = trainer.UnlearnTrainer.training_step
+    inner = unlearner.UnlearnTrainer.training_step
 
     def killed(self, *arguments):
         if self.state.global_step == 2:
@@ -372,7 +372,7 @@ def test_checkpoints_along_a_training_survive_its_interruption(sweep, monkeypatc
     names = ("step1", "step2", "step4", ".")
     for name, lose in (("p2", False), ("p3", True)):
         with monkeypatch.context() as patch:
-            patch.setattr(trainer.UnlearnTrainer, "training_step", killed)
+            patch.setattr(unlearner.UnlearnTrainer, "training_step", killed)
             assert program(unlearn, sweep, name, spec, *target) == 143
         assert not (sweep / name / "step1").exists() and (sweep / name / ".step2/checkpoint").exists()
         assert (sweep / name / ".resume/step-3").exists()

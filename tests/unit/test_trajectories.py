@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scripts.core import batching, config, lora, models, registry, saliency, storage, trainer
+from scripts.core import batching, config, hyperparameters, lora, models, registry, saliency, storage, unlearner
 from scripts.core.reference import Reference
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trajectories.json"
@@ -54,7 +54,7 @@ def trajectory(cell: str) -> dict:
     dataset = batching.ForgetRetainDataset(forget, retain)
     model = models.build_model(SHAPE, Vocabulary(pad_token_id=0, bos_token_id=1, eos_token_id=2))
     *names, beside = cells()[cell]
-    settings, mask, chosen = trainer.complete(TRAINING | beside), None, []
+    settings, mask, chosen = hyperparameters.complete(TRAINING | beside), None, []
     for room, name in zip(("methods", "regularizers"), names, strict=True):
         defaults = {key: schema["default"] for key, schema in registry.parameters(room, name).items()}
         chosen.append((registry.load(room, name), defaults | PARAMETERS.get(name, {})))
@@ -65,7 +65,7 @@ def trajectory(cell: str) -> dict:
         mask = saliency.mask_of(model, [everything], objective, settings["saliency"], settings["percentile"])
     elif settings["parameters"] == "lora":
         model = lora.wrap(model, settings, 0)
-    run = trainer.UnlearnTrainer(model, dataset, batching.collate, settings, 0, *chosen, reference, None, mask)
+    run = unlearner.UnlearnTrainer(model, dataset, batching.collate, settings, 0, *chosen, reference, None, mask)
     run.run()
     return {term: [entry[term] for entry in run.history] for term in run.history[0] if term in ("forget", "keep", "retain")}
 

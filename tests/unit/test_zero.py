@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from scripts import train, unlearn
-from scripts.core import batching, storage, trainer, zero
+from scripts.core import batching, hyperparameters, storage, zero
 from tests.unit.test_training import SPEC, program, sentences, unlearning
 
 if importlib.util.find_spec("deepspeed") is None:
@@ -171,6 +171,6 @@ def test_the_ranks_have_each_row_once_and_their_shares_make_the_mean(rows, ranks
     ],
 )
 def test_what_several_gpus_do_not_do_is_named(stage, change, message):
-    training = trainer.complete({"lr": "1e-5", "batch": 4, **change})
+    training = hyperparameters.complete({"lr": "1e-5", "batch": 4, **change})
     with pytest.raises(ValueError, match=message):
         zero.Zero(stage, "none", training, "fp32", zero.Ranks(0, 2, 0))

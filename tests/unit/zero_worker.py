@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 
 from scripts import unlearn
-from scripts.core import trainer
+from scripts.core import trainer, unlearner
 
 
 def interrupt_at(step: int):
     """Send a signal to the second rank alone while a step of the training runs."""
-    inner = trainer.UnlearnTrainer.training_step
+    inner = unlearner.UnlearnTrainer.training_step
 
     def training_step(self, *arguments):
         if self.state.global_step + 1 == step and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGTERM)
         return inner(self, *arguments)
 
-    trainer.UnlearnTrainer.training_step = training_step
+    unlearner.UnlearnTrainer.training_step = training_step
     return inner
 
 
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
 
     training_args.is_torch_bf16_gpu_available = lambda: True  # bfloat16 tensors are for GPUs; a CPU can compute with them
     torch.set_num_threads(1)
-    storage_dtype, step, run = trainer.storage_dtype, trainer.UnlearnTrainer.training_step, trainer.UnlearnTrainer.run
+    storage_dtype, step, run = trainer.storage_dtype, unlearner.UnlearnTrainer.training_step, unlearner.UnlearnTrainer.run
     for case in json.loads((folder / "cases.json").read_text()):
         trainer.storage_dtype = (lambda kind: lambda *_: kind)(case["storage"]) if case["storage"] else storage_dtype
         if case["signal_at"]:
@@ -54,9 +54,9 @@ def main(folder: Path) -> None:
             seen["model"] = str(next(self.model.parameters()).dtype)
             return reached
 
-        trainer.UnlearnTrainer.run = observed
+        unlearner.UnlearnTrainer.run = observed
         code = unlearn.main(case["arguments"])
-        trainer.UnlearnTrainer.training_step, trainer.UnlearnTrainer.run = step, run
+        unlearner.UnlearnTrainer.training_step, unlearner.UnlearnTrainer.run = step, run
         AcceleratorState._reset_state(reset_partial_state=True)
         if os.environ["RANK"] == "0":
             (folder / f"{case['name']}.json").write_text(json.dumps({"code": code, **seen}))

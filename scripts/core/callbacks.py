@@ -1,0 +1,54 @@
+"""What happens between the steps of a training: a bar, checkpoints along it, saved states."""
+
+import signal
+import time
+
+from tqdm import tqdm
+from transformers.trainer_callback import TrainerCallback
+
+
+class Progress(TrainerCallback):
+    """A bar on stderr that redraws once a second at most."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", mininterval=1.0)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(1)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+class Along(TrainerCallback):
+    """Calls `write(name, step)` after the steps {step: name}; stands before Saving, so that no saved state is ahead of it."""
+
+    def __init__(self, steps, write):
+        self.steps, self.write = steps, write
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            self.write(self.steps[state.global_step], state.global_step)
+
+
+class Saving(TrainerCallback):
+    """Saves by clock, by step and on a signal; a signal also ends the training after the save. Ranks do so together."""
+
+    def __init__(self, minutes, steps, interruption, zero=None):
+        self.minutes, self.steps, self.interruption, self.zero = minutes, steps, interruption, zero
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.last = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        due = self.minutes is not None and time.monotonic() - self.last >= 60 * self.minutes
+        if self.zero:
+            number, due = self.zero.largest(self.interruption.signal or 0, due)
+            self.interruption.signal = signal.Signals(number) if number else None
+        if self.interruption.signal:
+            control.should_save = control.should_training_stop = True
+        elif state.global_step < state.max_steps:
+            control.should_save = bool(due) or bool(self.steps and state.global_step % self.steps == 0)
+
+    def on_save(self, args, state, control, **kwargs):
+        self.last = time.monotonic()
