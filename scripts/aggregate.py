@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.core import recovery, scored, selection, statistics, tables
+from scripts.core import recovery, scored, selection, statistics, sweep, tables
 from scripts.core.storage import read_json
 
 ONE, MANY = "samples", "seeds, then samples"
@@ -144,7 +144,7 @@ def main(argv=None) -> int:
     parser.add_argument("--out", required=True, help="folder of scores.parquet, scores.csv and recovery.csv")
     options = parser.parse_args(argv)
     try:
-        config = read_json(options.sweep) if options.sweep else {}
+        config = sweep.resolved(options.sweep) if options.sweep else {}
         cells = read_json(options.cells) if options.cells else sweep_cells(config)
         if not isinstance(cells, list):
             raise ValueError(f"cells: {type(cells).__name__} is not allowed; allowed: a list of objects")

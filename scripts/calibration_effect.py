@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts import aggregate
-from scripts.core import recovery, scored, statistics, tables
-from scripts.core.storage import read_json
+from scripts.core import recovery, scored, statistics, sweep, tables
 
 BASE = "generic"
 COLUMNS = [*tables.RECOVERY, "quantizer", "bits", "family", "calibration", "base", "D", "D_low", "D_high", "D_reason"]
@@ -83,7 +82,7 @@ def main(argv=None) -> int:
     parser.add_argument("--out", required=True, help="file that is written: calibration_effect.csv")
     options = parser.parse_args(argv)
     try:
-        made = tables.frame(compare(read_json(options.sweep), options.results), COLUMNS)
+        made = tables.frame(compare(sweep.resolved(options.sweep), options.results), COLUMNS)
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     tables.write(made, options.out)

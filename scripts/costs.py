@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from scripts.core import sweep
 from scripts.core.storage import read_json
 from scripts.mechanism_tables import LABELS
 
@@ -100,7 +101,7 @@ def main(argv=None) -> int:
     parser.add_argument("--out", type=Path, help="folder of costs.csv (default: that of the runs)")
     options = parser.parse_args(argv)
     try:
-        made = collect(read_json(options.sweep), options.results)
+        made = collect(sweep.resolved(options.sweep), options.results)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-from scripts.core import registry, tables
+from scripts.core import registry, sweep, tables
 from scripts.core.grid import Run, labels, plan
 from scripts.core.storage import read_json
 
@@ -56,9 +56,9 @@ def rows(run: Run, results) -> list[dict]:
     return found
 
 
-def table(sweep, results):
+def table(planned, results):
     """The table (pandas) of a scripts.core.grid.Plan; six significant digits, NaN where there is no number."""
-    made = tables.frame([row for run in sweep.masked() for row in rows(run, results)], COLUMNS)
+    made = tables.frame([row for run in planned.masked() for row in rows(run, results)], COLUMNS)
     for name in NUMBERS:
         made[name] = [float(f"{float(value):.6g}") if value else float("nan") for value in made[name]]
     return made
@@ -72,7 +72,7 @@ def main(argv=None) -> int:
     parser.add_argument("--out", required=True, help="the .csv file that is written")
     options = parser.parse_args(argv)
     try:
-        made = table(plan(read_json(options.sweep)), options.results)
+        made = table(plan(sweep.resolved(options.sweep)), options.results)
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     for name in NUMBERS:  # as text, since norms may be far below the six decimals of other tables

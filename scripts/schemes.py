@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from scripts.core import tables
+from scripts.core import sweep, tables
 from scripts.core.storage import read_json
 
 COLUMNS = [*tables.GROUP, "run", "seed", "scheme", "quantizer", "parameters", "bits_per_weight", "bytes", "bytes_on_disk"]
@@ -27,8 +27,8 @@ def rows(config: dict, results: Path) -> list[dict]:
     """One row per run and scheme that has been evaluated."""
     from scripts.core.grid import labels, plan
 
-    sweep, found = plan(config), []
-    for run, scheme in sweep.cells:
+    planned, found = plan(config), []
+    for run, scheme in planned.cells:
         folder = results / run.path / "eval" / scheme
         content = next((c for c in (described(folder / f"{name}.json") for name in config["metrics"]) if c), None)
         if content:
@@ -113,7 +113,7 @@ def main(argv=None) -> int:
         if options.tables:
             print("\n".join(markdown(tables.read(options.tables, ("scores", "recovery", "schemes")))))
         else:
-            made = tables.frame(rows(read_json(options.sweep), options.results), COLUMNS)
+            made = tables.frame(rows(sweep.resolved(options.sweep), options.results), COLUMNS)
             tables.write(made, options.out)
             print(f"{len(made)} models under schemes", file=sys.stderr)
     except (ValueError, OSError) as error:

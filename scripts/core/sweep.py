@@ -6,6 +6,12 @@ import yaml
 
 from scripts.core import config as configuration
 from scripts.core import grid, memory
+from scripts.core.storage import read_json
+
+
+def resolved(path) -> dict:
+    """The configuration in a sweep.json, with the defaults of keys that it lacks: those that decide no cell, and newer ones."""
+    return configuration.resolve(read_json(path))
 
 
 def read(path) -> grid.Plan:

@@ -11,7 +11,7 @@ import yaml
 from scripts import plan as costs
 from scripts import status
 from scripts.core import config as configuration
-from scripts.core import grid
+from scripts.core import grid, sweep
 
 MICRO = yaml.safe_load((Path(__file__).parents[1] / "workflow/micro.yaml").read_text())
 
@@ -92,3 +92,12 @@ def test_a_wrong_configuration_is_one_line(tmp_path, monkeypatch, capsys, progra
     assert program.main(["--config", "nowhere.yaml"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2 and "schemes: missing" in errors[0] and "nowhere.yaml" in errors[1]
+
+
+def test_a_sweep_json_of_an_earlier_version_gets_the_keys_that_came_later(tmp_path):
+    config = configuration.resolve(json.loads(json.dumps(MICRO)))
+    for key in ("engine", "stop"):
+        del config["evaluation"][key]
+    (tmp_path / "sweep.json").write_text(json.dumps(config))
+    found = sweep.resolved(tmp_path / "sweep.json")
+    assert found["evaluation"] | {"engine": "transformers", "stop": "none"} == found["evaluation"]
