@@ -1,13 +1,16 @@
 """The benchmark command on a tiny model: rows of every measure, ratios the right way round, failures that are seen."""
 
+import os
 import sys
 import types
 
 import pytest
 
 from benchmarks import __main__ as program
+from benchmarks import overhead
 from benchmarks.harness import Context, Pairs, Row
 from benchmarks.table import line
+from scripts.core import storage
 
 
 def test_ratios_say_how_much_less_ours_costs():
@@ -34,6 +37,8 @@ ROWS = {
     "training": ("training step, NPO+KLR, fp32 (equal losses)", "training step, NPO+KLR, bf16", "peak memory of tensors, GA+GDR"),
     "throughput": ("matrix product", "trained tokens, NPO+GDR", "MFU, NPO+KLR"),
     "methods": ("npo |", "rmu |", "ga+klr |"),
+    "store": ("checkpoint, NPO+GDR of 4 steps, bf16", "reading it, NPO+GDR of 4 steps, fp32"),
+    "dry_run": ("dry run of 24 cells, baseline with the same jobs and files |", "dry run of 24 cells, baseline with as many jobs"),
     "precision": ("training step, GA+GDR, weights fp32, moments bf16", "peak memory of tensors, NPO+KLR, weights bf16_stochastic"),
 }
 
@@ -69,3 +74,26 @@ def test_a_failure_is_shown_and_an_unknown_name_is_one_line(tmp_path, monkeypatc
 def test_every_measure_keeps_the_contract(name):
     module = program.load([name], "demo") or program.load([name], "1b")
     assert module and module[0].__doc__.splitlines()[0].endswith(".") and callable(module[0].run)
+
+
+def test_a_sweeps_overhead_is_what_its_jobs_do_beside_work(tmp_path):
+    """Two jobs of 40 s side by side, then one of 20 s after a pause: of 60 s on 2 cores, work are 30 + 16 + 10 s."""
+    run = tmp_path / "c/ga_none/x/seed0"
+    benchmarks = {"c/target": (40, 1040), "c/ga_none/x/seed0/unlearn": (40, 1040), "c/ga_none/x/seed0/evaluate_full": (20, 2020)}
+    for name, (seconds, end) in benchmarks.items():
+        path = tmp_path / "benchmarks" / f"{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\th:m:s\n{seconds}\t-\n")
+        os.utime(path, (end, end))
+    for name, log in {"c/target": "9/9 [00:30<00:00", "c/ga_none/x/seed0/unlearn": "1/9 [00:01<00:09\r9/9 [00:16<00:00"}.items():
+        path = tmp_path / "logs" / f"{name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(log)
+    times = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:00:05+00:00"}
+    for metric in ("a", "b"):
+        storage.write_json(run / "eval/full" / f"{metric}.json", {"provenance": times})
+    found = overhead.jobs(tmp_path)
+    told = overhead.account(found, overhead.running(found), 2)
+    assert told["wall"] == 60 and told["overhead"] == pytest.approx(1 - 56 / 120)
+    assert told["kinds"]["training"] == {"jobs": 2, "busy": 80, "work": 46} and told["kinds"]["evaluation"]["work"] == 10
+    assert "60 s on 2 cores; (wall − work) / wall = 53.3 %" in overhead.table(told, 2)
