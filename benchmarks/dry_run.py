@@ -2,8 +2,8 @@
 
 usage: python -m benchmarks.dry_run [--cells 10000] [--pairs 3]
 
-Two bare workflows: `files` has the same jobs with the same inputs, outputs, logs and benchmarks, and nothing else (no configuration,
-parameters, resources); `jobs` has as many jobs in the same three layers, each with one input and one output.
+Two bare workflows: `files` has the same jobs with the same inputs, outputs, logs and benchmarks, and nothing else (no settings,
+parameters or resources); `jobs` has as many jobs in the same three layers, each with one input and one output.
 """
 
 import argparse
