@@ -1,15 +1,17 @@
 """Bytes of an array as a difference from another array of the same type and length: exact for every bit pattern.
 
 The difference is the XOR of bit patterns. Its bytes are stored plane by plane (all lowest bytes, then all second ones, …),
-since most high bytes are zero. Where few elements changed, a bitmap says which, and only theirs are stored. zstd does the
-rest; what it can't shrink is kept as it is.
+since most high bytes are zero. Where few elements changed, the distances from one to the next say which, and only theirs are stored:
+what is read is as long as what changed. zstd does the rest; what it can't shrink is kept as it is.
 """
 
 import numpy as np
 import zstandard
 
-LEVEL = 3  # higher levels gain a tenth and cost many times the time
-SPARSE = 1 / 3  # below this share of changed elements a bitmap is smaller
+# Higher levels gain a tenth and cost many times the time; shorter matches are chance here, and cost time when they are read.
+SETTINGS = zstandard.ZstdCompressionParameters.from_level(1, min_match=7)
+SPARSE = 1 / 3  # below this share of changed elements naming them takes less than the zeros between them
+FARTHEST = 2**16  # distances below it are stored in two bytes
 WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
 
@@ -28,6 +30,9 @@ def encode(new: np.ndarray, base: np.ndarray | None) -> tuple[str, bytes]:
     if count == 0:
         return "same", b""
     if count < SPARSE * new.size:
+        steps = np.diff(np.flatnonzero(changed), prepend=-1)
+        if steps.max() < FARTHEST:
+            return best(("steps", planes(steps.astype("<u2")) + planes(difference[changed])), new)
         return best(("sparse", np.packbits(changed).tobytes() + planes(difference[changed])), new)
     return best(("dense", planes(difference)), new)
 
@@ -35,7 +40,7 @@ def encode(new: np.ndarray, base: np.ndarray | None) -> tuple[str, bytes]:
 def best(candidate: tuple[str, bytes], new: np.ndarray) -> tuple[str, bytes]:
     """The candidate compressed, or the array as it is where that is no larger."""
     coding, raw = candidate
-    payload = zstandard.ZstdCompressor(level=LEVEL).compress(raw)
+    payload = zstandard.ZstdCompressor(compression_params=SETTINGS).compress(raw)
     return (coding, payload) if len(payload) < new.nbytes else ("raw", new.tobytes())
 
 
@@ -51,7 +56,15 @@ def decode(coding: str, payload: bytes, base: np.ndarray | None, out: np.ndarray
         raw = np.frombuffer(zstandard.ZstdDecompressor().decompress(payload, max_output_size=2 * out.nbytes), np.uint8)
     except zstandard.ZstdError as error:
         raise ValueError(f"zstd: {error}") from error
-    if coding == "sparse":
+    if coding == "steps":
+        count = raw.size // (2 + out.itemsize)
+        where = np.cumsum(joined(raw[: 2 * count], np.dtype("<u2"), count), dtype=np.intp)
+        where -= 1  # the first distance is that from before the beginning
+        if count and where[-1] >= out.size:
+            raise ValueError(f"element {where[-1]} of {out.size}")
+        out[:] = base
+        out[where] ^= joined(raw[2 * count :], out.dtype, count)
+    elif coding == "sparse":
         length = -(-out.size // 8)
         where = np.flatnonzero(np.unpackbits(raw[:length], count=out.size).view(bool))
         out[:] = base

@@ -57,7 +57,7 @@ def test_every_bit_comes_back(tmp_path, monkeypatch, dtype, share):
     assert [path.name for path in run.iterdir()] == ["delta.safetensors"]
     assert sizes["stored"] == (run / delta.FILE).stat().st_size
     codings = {coding for coding, _ in delta.Delta(run).records["large"]["chunks"]}
-    assert codings <= {0.0: {"same", "sparse"}, 0.1: {"sparse"}, 1.0: {"dense"}}[share]
+    assert codings <= {0.0: {"same", "steps"}, 0.1: {"steps"}, 1.0: {"dense"}}[share]
     found = delta.Delta(run).tensors()
     assert found.keys() == new.keys() and all(same(found[name], new[name]) for name in new)
     assert quantization.tensors_on_disk(run) == quantization.tensors_on_disk(before)
@@ -82,6 +82,26 @@ def test_what_does_not_shrink_is_kept_as_it_is():
     assert bitcode.encode(new, new[::-1].copy()) == ("raw", new.tobytes())
     with pytest.raises(ValueError, match="4 bytes instead of 1200"):
         bitcode.decode("planes", bitcode.zstandard.ZstdCompressor().compress(b"1234"), None, new.copy())
+
+
+def test_what_changed_is_named_by_distances_or_by_a_bitmap():
+    """A bitmap is also what files of this format had before distances."""
+    draw = np.random.default_rng(0)
+    base = draw.integers(0, 2**16, 200_000, dtype=np.uint16)
+    for where, coding in ((draw.random(base.size) < 0.1, "steps"), (np.isin(np.arange(base.size), [7, 80_000]), "sparse")):
+        new = np.where(where, base ^ 3, base)
+        found, payload = bitcode.encode(new, base)
+        assert found == coding
+        raw = np.packbits(where).tobytes() + bitcode.planes((new ^ base)[where])
+        for name, content in ((coding, payload), ("sparse", bitcode.zstandard.ZstdCompressor().compress(raw))):
+            out = np.empty_like(base)
+            bitcode.decode(name, content, base, out)
+            assert (out == new).all()
+    far = bitcode.planes(np.full(4, 60_000, "<u2")) + bitcode.planes(np.ones(4, np.uint16))
+    with pytest.raises(ValueError, match="element 239999 of 200000"):
+        bitcode.decode("steps", bitcode.zstandard.ZstdCompressor().compress(far), base, np.empty_like(base))
+    with pytest.raises(ValueError, match="bytes instead of"):
+        bitcode.decode("steps", bitcode.zstandard.ZstdCompressor().compress(far[:-1]), base, np.empty_like(base))
 
 
 def test_what_changes_little_takes_little(tmp_path):
