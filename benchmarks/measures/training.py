@@ -158,4 +158,6 @@ def run(context):
     if context.size == "demo":
         wide = Setup(context, WIDE["length"], WIDE["vocabulary"])
         wide.steps = SKIPPED + 1
-        yield peaks(context, wide, CELLS[-1], weights, ", in the proportions of the 1b size")
+        shape = ", in the proportions of the 1b size"
+        yield peaks(context, wide, CELLS[-1], weights, shape)
+        yield peaks(context, wide, CELLS[-1], weights, f"{shape}, activations recomputed", gradient_checkpointing=True)

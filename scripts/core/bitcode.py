@@ -1,8 +1,8 @@
 """Bytes of an array as a difference from another array of the same type and length: exact for every bit pattern.
 
 The difference is the XOR of bit patterns. Its bytes are stored plane by plane (all lowest bytes, then all second ones, …),
-since most high bytes are zero. Where few elements changed, the distances from one to the next say which, and only theirs are stored:
-what is read is as long as what changed. zstd does the rest; what it can't shrink is kept as it is.
+since most high bytes are zero. Where few elements changed, the distances from one to the next say which, and only theirs are
+stored: the time of reading goes with what changed. zstd does the rest; what it can't shrink is kept as it is.
 """
 
 import numpy as np

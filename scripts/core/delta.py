@@ -12,6 +12,7 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import sha256
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from scripts.core import storage
@@ -41,32 +42,52 @@ def is_packed(folder) -> bool:
 
 
 class Weights:
-    """Tensors of a folder's whole safetensors files by name, read lazily."""
+    """Tensors of a folder's whole safetensors files by name, read lazily: views on the files."""
 
     def __init__(self, folder):
-        self.files, self.opened = {}, {}
+        self.files, self.entries, self.opened = {}, {}, {}
         for path in sorted(Path(folder).glob("*.safetensors")):
-            self.files |= dict.fromkeys(header(path)[1].keys() - {"__metadata__"}, path)
+            text, parsed = header(path)
+            entries = {name: entry for name, entry in parsed.items() if name != "__metadata__"}
+            check_size(path, text, entries)
+            self.entries |= entries
+            self.files |= dict.fromkeys(entries, (path, 8 + len(text.encode())))
         if not self.files:
             raise DeltaError(f"target: {str(folder)!r} holds no *.safetensors; allowed: the target's whole checkpoint")
 
-    def tensor(self, name: str):
-        """A tensor of the files, as a view on the file where it is not touched."""
-        from safetensors import safe_open
+    def octets(self, name: str):
+        """A tensor's bytes as a uint8 array that can't be written to."""
+        import numpy as np
 
-        path = self.files[name]
+        (path, start), (first, last) = self.files[name], self.entries[name]["data_offsets"]
         if path not in self.opened:
-            self.opened[path] = safe_open(path, "pt")
-        return self.opened[path].get_tensor(name)
+            with open(path, "rb") as file:
+                self.opened[path] = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_READ), np.uint8)
+        return self.opened[path][start + first : start + last]
+
+    def tensor(self, name: str):
+        """A tensor, in memory of its own."""
+        entry = self.entries[name]
+        return tensor(self.octets(name).copy(), entry["dtype"], entry["shape"])
 
     def base(self, name: str, kind: str, shape: list[int]):
         """Bytes (uint8 array) of the tensor in the type `kind` (as safetensors names it); None without one of that shape."""
-        if name not in self.files:
+        entry = self.entries.get(name)
+        if entry is None or entry["shape"] != shape:
             return None
-        tensor, dtype = self.tensor(name), torch_type(kind)
-        if list(tensor.shape) != shape or (tensor.dtype != dtype and not (tensor.is_floating_point() and dtype.is_floating_point)):
+        if entry["dtype"] == kind:
+            return self.octets(name)
+        dtype = torch_type(kind)
+        if not (torch_type(entry["dtype"]).is_floating_point and dtype.is_floating_point):
             return None
-        return octets(tensor.to(dtype))
+        return octets(self.tensor(name).to(dtype))
+
+
+def check_size(path, text: str, entries: dict) -> None:
+    """ValueError unless a safetensors file is as long as its header says."""
+    end, size = max((entry["data_offsets"][1] for entry in entries.values()), default=0), os.stat(path).st_size
+    if size != 8 + len(text.encode()) + end:
+        raise ValueError(f"{path}: {size} bytes instead of {8 + len(text.encode()) + end}")
 
 
 def torch_type(kind: str):
@@ -76,6 +97,14 @@ def torch_type(kind: str):
     if kind not in TYPES:
         raise DeltaError(f"store_checkpoints: tensors of type {kind} can't be kept as differences; allowed: {', '.join(TYPES)}")
     return getattr(torch, TYPES[kind])
+
+
+def tensor(values, kind: str, shape: list[int]):
+    """The torch tensor that bytes (uint8 array) stand for; they stay its memory."""
+    import torch
+
+    empty = torch.empty(shape, dtype=torch_type(kind))
+    return torch.from_numpy(values).view(empty.dtype).reshape(shape) if values.size else empty
 
 
 def octets(tensor):
@@ -121,7 +150,7 @@ def _pack(folder: Path, target: Path) -> dict[str, int]:
         os.fsync(file.fileno())
     packed = Delta(folder)
     for name in own.files:
-        if not (packed.octets(name) == octets(own.tensor(name))).all():
+        if not (packed.octets(name) == own.octets(name)).all():
             raise RuntimeError(f"{path}: {name} does not come back as it was")
     for original in files:
         original.unlink()
@@ -134,8 +163,8 @@ def encoded(own: Weights, base: Weights, name: str, heads: dict):
 
     from scripts.core import bitcode
 
-    entry = json.loads(heads[own.files[name].name])[name]
-    new, width = octets(own.tensor(name)), torch_type(entry["dtype"]).itemsize
+    entry = own.entries[name]
+    new, width = own.octets(name), torch_type(entry["dtype"]).itemsize
     old = base.base(name, entry["dtype"], entry["shape"])
     parts = [
         bitcode.encode(bitcode.words(new[i:j], width), None if old is None else bitcode.words(old[i:j], width))
@@ -158,7 +187,9 @@ class Delta:
     def __init__(self, folder):
         self.folder, self.path = Path(folder), Path(folder) / FILE
         try:
-            metadata = header(self.path)[1]["__metadata__"]
+            text, self.entries = header(self.path)
+            self.start, metadata = 8 + len(text.encode()), self.entries.pop("__metadata__")
+            check_size(self.path, text, self.entries)
             self.format, self.target = metadata["format"], self.folder / metadata["target"]
             content = json.loads(metadata["content"])
             self.heads, self.records = content["files"], content["tensors"]
@@ -172,15 +203,6 @@ class Delta:
         """{name: {"dtype", "shape", "data_offsets"}} of the whole files' tensors."""
         parsed = [json.loads(text) for text in self.heads.values()]
         return {name: entry for head in parsed for name, entry in head.items() if name != "__metadata__"}
-
-    @cached_property
-    def _file(self):
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            return safe_open(self.path, "np")
-        except SafetensorError as error:
-            raise DeltaError(f"{self.path}: damaged ({error}); make the run again") from error
 
     @cached_property
     def _base(self) -> Weights:
@@ -206,7 +228,8 @@ class Delta:
 
         entry, record = self.headers[name], self.records[name]
         width, (first, last) = torch_type(entry["dtype"]).itemsize, entry["data_offsets"]
-        out, payload = np.empty(last - first, np.uint8), self._file.get_tensor(name)
+        begin, end = self.entries[name]["data_offsets"]
+        out, payload = np.empty(last - first, np.uint8), np.fromfile(self.path, np.uint8, end - begin, offset=self.start + begin)
         base = None if record["base"] is None else self._base.base(name, entry["dtype"], entry["shape"])
 
         def restore(chunk):
@@ -236,11 +259,8 @@ class Delta:
 
     def tensor(self, name: str):
         """A tensor, restored."""
-        import torch
-
-        entry, values = self.headers[name], self.octets(name)
-        tensor = torch.empty(entry["shape"], dtype=torch_type(entry["dtype"]))
-        return torch.from_numpy(values).view(tensor.dtype).reshape(tensor.shape) if values.size else tensor
+        entry = self.headers[name]
+        return tensor(self.octets(name), entry["dtype"], entry["shape"])
 
     def tensors(self) -> dict:
         """All tensors by name."""
