@@ -35,15 +35,17 @@ def first(*values):
 def evaluation_hours(times: Path, scheme: str, held: list[str], config: dict) -> float | None:
     """Hours of evaluating a run, which the schemes `held` hold, under one of them.
 
-    A job that serves several is named by one of them; they count with equal shares of all such jobs, since a resolved
-    configuration does not say which one.
+    A job that serves several is named by one of them; those that may share a job count with equal shares of all their jobs,
+    since a resolved configuration does not keep the order that decides.
     """
     from scripts.core import registry
 
-    alone = {n for n, entry in config["schemes"].items() if registry.constants("quantizers", entry["kind"]).get("ARTIFACT")}
-    if scheme in alone or config["evaluation"]["schemes_per_job"] == 1:
-        return hours(times / f"evaluate_{scheme}.tsv")
-    together = [name for name in held if name not in alone]
+    rooms = {}  # as grid.evaluations divides them
+    for name in held:
+        facts = registry.constants("quantizers", config["schemes"][name]["kind"])
+        rooms[name] = facts["ENVIRONMENT"] if facts.get("ARTIFACT") else ""
+    alone = config["evaluation"]["schemes_per_job"] == 1 or config["evaluation"]["engine"] == "vllm"
+    together = [scheme] if alone else [name for name in held if rooms[name] == rooms[scheme]]
     found = [value for name in together if (value := hours(times / f"evaluate_{name}.tsv")) is not None]
     return sum(found) / len(together) if found else None
 

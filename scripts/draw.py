@@ -21,10 +21,12 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--figure", required=True, nargs="+", metavar="NAME", help=f"{', '.join(registry.names('figures'))}, or all"
     )
-    parser.add_argument("--out", required=True, help="PREFIX of .svg and .pdf for one figure; a folder for several or all")
+    parser.add_argument(
+        "--out", required=True, help="PREFIX of .svg and .pdf for one figure; a folder (its name ends in /) for any number"
+    )
     options = parser.parse_args(argv)
     try:
-        several = options.figure == ["all"] or len(options.figure) > 1
+        several = options.figure == ["all"] or len(options.figure) > 1 or options.out.endswith("/")
         names = registry.names("figures") if options.figure == ["all"] else options.figure
         for name in names:
             registry.require("figures", name, "figure")

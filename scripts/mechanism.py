@@ -21,7 +21,10 @@ OUTPUT = "mechanism.json"
 
 
 def measure(run: Path, target: Path, schemes: list[dict], known: dict, corpus: Path | None = None) -> dict:
-    """The content of mechanism.json; `known` is what an earlier call wrote, or {}."""
+    """The content of mechanism.json; `known` is what an earlier call wrote, or {}.
+
+    Schemes whose quantizer does not tell what it holds of a matrix are `left_out`.
+    """
     outcome = read_json(run / "outcome.json")
     print_ = digest([VERSION, outcome, read_json(target / "outcome.json"), corpus is not None])
     content = {"version": VERSION, "fingerprint": print_, "status": "ok", "modules": {}, "schemes": {}}
@@ -29,14 +32,26 @@ def measure(run: Path, target: Path, schemes: list[dict], known: dict, corpus: P
         return content | {"status": "diverged"}
     if (run / "checkpoint" / "pair.json").exists():
         return content | {"status": "a pair of models"}  # its logits are combined: it has no weights of its own to compare
+    content["left_out"] = [scheme["name"] for scheme in schemes if not told(scheme)]
+    schemes = [scheme for scheme in schemes if told(scheme)]
     old = known if known.get("fingerprint") == print_ else {}
     kept = {name: entry for name, entry in old.get("schemes", {}).items() if entry["scheme"] in schemes}
     wanted = [scheme for scheme in schemes if scheme["name"] not in kept]
     if old and not wanted:
-        return old | {"schemes": kept}
+        return old | {"schemes": kept, "left_out": content["left_out"]}
     content |= compute(run, target, wanted, corpus)
     content["schemes"] = {s["name"]: (content["schemes"] | kept)[s["name"]] for s in schemes}
     return content
+
+
+def function(scheme: dict) -> str:
+    """The function of a quantizer that tells what it holds: of one matrix in memory, or in the files that it keeps."""
+    return "stored" if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT") else "held"
+
+
+def told(scheme: dict) -> bool:
+    """Whether a scheme's quantizer has that function."""
+    return hasattr(registry.load("quantizers", scheme["kind"]), function(scheme))
 
 
 def compute(run: Path, target: Path, schemes: list[dict], corpus: Path | None) -> dict:
@@ -93,16 +108,10 @@ class Quantizer:
 
     def __init__(self, scheme: dict, run: Path, target: Path):
         self.scheme, self.plugin, self.artifacts = scheme, registry.load("quantizers", scheme["kind"]), None
-        function = "held"
-        if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT"):
+        if function(scheme) == "stored":
             from scripts.quantizers._artifact import Stored
 
-            function = "stored"
             self.artifacts = [Stored(place / "quantized" / scheme["name"]) for place in (target, run)]
-        if not hasattr(self.plugin, function):
-            raise ValueError(
-                f"scheme.kind: {scheme['kind']!r} has no {function}(); allowed: a quantizer with it (docs/mechanism.md)"
-            )
 
     def pair(self, layer: str, before, after):
         """(values, codes, edge) of w_0 and of w."""

@@ -47,6 +47,8 @@ def rows(label: dict, content: dict) -> list[dict]:
             found = update.ratios(whole, rest if group == ALL else nothing, sums)
             found |= {"n": whole["n"], "edge": None if None in edges else median(edges)}
             made.append(label | {"scheme": scheme, "module": group, "status": "ok"} | found)
+    for scheme in content.get("left_out", []):
+        made.append(label | {"scheme": scheme, "module": ALL, "status": "its quantizer tells no codes"})
     moved = {"n": rest["n"], "changed": rest["changed"] / rest["n"], "relative_step": (rest["d2"] / rest["w2"]) ** 0.5}
     made.append(label | {"scheme": "", "module": REST, "status": "ok"} | moved)
     return made

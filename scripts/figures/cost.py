@@ -6,6 +6,7 @@ from scripts.figures import _panels as panels
 TABLES = ["costs"]
 STAGES = {"train_hours": "training", "quantize_hours": "quantization", "evaluate_hours": "evaluation"}
 STAGES |= {"mechanism_hours": "analysis of the weights"}
+SHADES = ("#444444", "#888888", "#BBBBBB", "#E4E4E4")  # greys: colours stand for schemes
 LIMIT = 40  # models
 HOURS = ((1.0, "h"), (60.0, "min"), (3600.0, "s"))
 BYTES = ((1e-9, "GB"), (1e-6, "MB"), (1e-3, "kB"))
@@ -27,7 +28,7 @@ def draw(tables_):
     unit_b, scale_b = unit(largest, BYTES)
     figure = style.figure(style.TEXT, 0.17 * len(shown) + 1.3)
     left, right = figure.subplots(1, 2, sharey=True)
-    colours = dict(zip(STAGES, style.OKABE_ITO, strict=False))
+    colours = dict(zip(STAGES, SHADES, strict=True))
     ends = [0.0] * len(shown)
     for stage, words in STAGES.items():
         widths = [hours[key].get(stage, 0.0) * scale_h for key in shown]

@@ -8,7 +8,7 @@ from scripts.figures import _panels as panels
 TABLES = ["prediction", "prediction_fit"]
 SHOWN = {"perplexity": "log p of the text", "verbmem": "VerbMem", "knowmem": "KnowMem"}
 SPLITS = {"method": "a method left out", "setting": "a setting left out", "scheme": "a scheme left out"}
-MANY = 60  # cells per panel above which intervals are left out
+MANY = 60  # cells per panel above which intervals are drawn faintly
 
 
 def draw(tables_):
@@ -22,7 +22,7 @@ def draw(tables_):
         return style.empty(panels.NOTHING.format("no predicted recovery" + (f" ({found[0]})" if found else "")))
     splits = [split for split in SPLITS if (rows.left_out == split).any()]
     looks = style.look(list(dict.fromkeys(rows.scheme)))
-    figure = style.figure(style.TEXT, 2.05 * len(splits) + 0.6)
+    figure = style.figure(style.TEXT if len(kinds) > 1 else style.COLUMN, (2.3 if len(kinds) == 3 else 3.1) * len(splits) + 0.6)
     axes = figure.subplots(len(splits), len(kinds), squeeze=False)
     outside = 0
     for i, split in enumerate(splits):
@@ -35,13 +35,14 @@ def draw(tables_):
                 outside += int(((x < low) | (x > high)).sum())
                 arms = [100 * np.maximum(0, here.R - here.R_low), 100 * np.maximum(0, here.R_high - here.R)]
                 axis.errorbar(
-                    x.clip(low, high), y, yerr=None if len(own) > MANY else np.nan_to_num(arms), **look,
-                    markersize=2.4, elinewidth=0.4, linestyle="none", alpha=0.7, markeredgewidth=0, label=f"_{scheme}",
+                    x.clip(low, high), y, yerr=np.nan_to_num(arms), **look, ecolor=(look["color"], 0.15 if len(own) > MANY else 1),
+                    markersize=2.4, elinewidth=0.4, linestyle="none", markeredgewidth=0, label=f"_{scheme}",
                 )  # fmt: skip
             axis.plot([low, high], [low, high], color=style.INK, linewidth=0.5, linestyle="--", label="_diagonal")
             pad = 0.03 * (high - low)
             axis.set_xlim(low - pad, high + pad)
             axis.set_ylim(low - pad, high + pad)
+            axis.set_box_aspect(1)
             axis.set_title(f"{SHOWN[kind]}, {SPLITS[split]}", loc="left")
             axis.text(0.97, 0.03, quality(fit, kind, split, predictor), transform=axis.transAxes, ha="right", fontsize=style.SMALL)
             if i == len(splits) - 1:
@@ -51,7 +52,7 @@ def draw(tables_):
     of = "the update and its gradient" if predictor == "gradient" else "the update alone"
     notes = [f"Regression on numbers of {of}; every point is of a cell that its fit had not seen"]
     notes += [f"{outside} predictions lie beyond a panel's range and stand at its edge"] if outside else []
-    notes += [panels.whiskers(rows.assign(interval="samples"))] if any_arms(rows, splits, kinds) else []
+    notes += [panels.whiskers(rows.assign(interval="samples"))] if rows.R_low.notna().any() else []
     style.note(figure, notes)
     return figure
 
@@ -66,15 +67,11 @@ def limits(values) -> tuple[float, float]:
     return min(-10.0, float(values.min())), max(110.0, float(values.max()))
 
 
-def any_arms(rows, splits, kinds) -> bool:
-    """Whether any panel shows intervals."""
-    return any(((rows.left_out == split) & (rows.kind == kind)).sum() <= MANY for split in splits for kind in kinds)
-
-
 def quality(fit, kind: str, split: str, predictor: str) -> str:
-    """R² with its interval and the number of cells, as prediction_fit.csv has them."""
+    """R² with its interval, the number of cells and how many errors the fit had allowed for, as prediction_fit.csv has them."""
     own = fit[(fit.kind == kind) & (fit.left_out == split) & (fit.predictor == predictor)]
     if own.empty or not known(own.R2.iloc[0]):
         return ""
     row = own.iloc[0]
-    return f"R² {row.R2:.2f} [{row.R2_low:.2f}, {row.R2_high:.2f}]\n{row.cells:.0f} cells".replace("-", "−")
+    held = f"\n90 % bands hold {100 * row.coverage:.0f} %" if known(row.coverage) else ""
+    return f"R² {row.R2:.2f} [{row.R2_low:.2f}, {row.R2_high:.2f}]\n{row.cells:.0f} cells{held}".replace("-", "−")

@@ -50,7 +50,8 @@ def draw(tables_):
     ]
     style.legend(figure, handles)
     notes = [f"{left_out} more settings are not drawn (moved.csv has every run)"] if left_out else []
-    notes += [f"No weights: {row.run}: {row.status}" for row in mechanism[mechanism.status != "ok"].itertuples()]
+    for row in mechanism[mechanism.status != "ok"].itertuples():
+        notes.append(f"No codes under {row.scheme}: {row.status}" if row.scheme else f"No weights: {row.run}: {row.status}")
     style.note(figure, notes)
     return figure
 

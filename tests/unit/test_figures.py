@@ -106,7 +106,7 @@ def predicted(back):
     ]
     fits = [
         {"metric": metric, "kind": kind, "left_out": split, "predictor": "weights", "cells": 12.0}
-        | {"R2": 0.5, "R2_low": -0.25, "R2_high": 0.75, "reason": ""}
+        | {"R2": 0.5, "R2_low": -0.25, "R2_high": 0.75, "coverage": 0.85, "reason": ""}
         for metric, kind, _ in METRICS[:2]
         for split in ("method", "scheme")
     ]
@@ -480,7 +480,7 @@ def test_prediction_sets_measured_beside_predicted():
     whiskers = next(c for c in axis.containers if c.get_label() == "_rtn_int4_tensor").lines[2][0].get_segments()
     assert [segment[1][1] - segment[0][1] for segment in whiskers] == pytest.approx([20, 20])
     said = " ".join(text.get_text() for text in words(figure))
-    assert "R² 0.50 [−0.25, 0.75]\n12 cells" in said and "2 predictions lie beyond" in said
+    assert "R² 0.50 [−0.25, 0.75]\n12 cells\n90 % bands hold 85 %" in said and "2 predictions lie beyond" in said
     assert "too few cells" in words(drawn("prediction", MADE["all diverged"]))[0].get_text()
 
 

@@ -245,6 +245,14 @@ def test_runs_without_weights_of_their_own(results, tmp_path):
         assert [row["status"] for row in mechanism_tables.rows({"run": name}, found)] == [status]
 
 
+def test_a_quantizer_that_tells_nothing_is_left_out_and_stops_no_other(results, tmp_path, monkeypatch):
+    monkeypatch.delattr("scripts.quantizers.rtn.held")
+    found = call(results, ["full", "tensor"], out=tmp_path / "mechanism.json")
+    assert set(found["schemes"]) == {"full"} and found["left_out"] == ["tensor"]
+    rows = [row for row in mechanism_tables.rows({"run": "x"}, found) if row["scheme"] == "tensor"]
+    assert [row["status"] for row in rows] == ["its quantizer tells no codes"]
+
+
 def test_wrong_input_is_one_line(results, tmp_path, capsys):
     assert (
         mechanism.main(["--run", str(tmp_path), "--target", str(results / "target"), "--schemes", str(results / "nf4.json")]) == 2

@@ -203,9 +203,15 @@ def scheme_artifacts(wildcards):
 
 
 def mechanism_files(wildcards):
-    """mechanism.json of every unlearned run, or with `partial` those that exist."""
-    files = [f"{RESULTS}/{run.path}/mechanism.json" for run in PLAN.evaluated() if run.stage == "unlearn" and not run.point]
-    return [path for path in files if os.path.exists(path)] if config["partial"] else files
+    """mechanism.json of every unlearned run, or with `partial` those that exist.
+
+    Not of a run whose weights were removed before anybody asked for it: no training is repeated for a figure.
+    """
+    runs = [f"{RESULTS}/{run.path}" for run in PLAN.evaluated() if run.stage == "unlearn" and not run.point]
+    there = {run: os.path.exists(f"{run}/mechanism.json") for run in runs}
+    if not config["partial"]:
+        there |= {run: True for run in runs if os.path.exists(f"{run}/checkpoint") or not os.path.exists(f"{run}/outcome.json")}
+    return [f"{run}/mechanism.json" for run in runs if there[run]]
 
 
 def caption(name):

@@ -1,27 +1,35 @@
-# One job per figure, from the tables that it names and nothing else.
+# Figures, from the tables that they name and nothing else. Those that name the same tables are drawn by one job: starting Python
+# takes longer than drawing.
 
-
+TOGETHER = {}
 for name in FIGURES:
+    TOGETHER.setdefault(tuple(sorted(registry.constants("figures", name)["TABLES"])), []).append(name)
+
+
+for read, names in TOGETHER.items():
 
     rule:
         name:
-            f"draw_{name}"
+            "_".join(["draw", *read])
         input:
-            tables=[TABLES[table] for table in registry.constants("figures", name)["TABLES"]],
-            figure=f"{HERE}scripts/figures/{name}.py",
+            tables=[TABLES[table] for table in read],
+            figures=[f"{HERE}scripts/figures/{name}.py" for name in names],
             program=program("draw"),
         output:
-            svg=report(
-                f"{RESULTS}/figures/{name}.svg",
-                caption=caption(name),
-                category="Figures",
-                labels={"figure": name},
-            ),
-            pdf=f"{RESULTS}/figures/{name}.pdf",
+            svg=[
+                report(
+                    f"{RESULTS}/figures/{name}.svg",
+                    caption=caption(name),
+                    category="Figures",
+                    labels={"figure": name},
+                )
+                for name in names
+            ],
+            pdf=[f"{RESULTS}/figures/{name}.pdf" for name in names],
         log:
-            f"{RESULTS}/logs/figures/{name}.log",
+            f"{RESULTS}/logs/figures/{'_'.join(read)}.log",
         benchmark:
-            f"{RESULTS}/benchmarks/figures/{name}.tsv"
+            f"{RESULTS}/benchmarks/figures/{'_'.join(read)}.tsv"
         localrule: True
         conda:
             "../../envs/train.yaml"
@@ -30,8 +38,8 @@ for name in FIGURES:
             mem_mb=4000,
             runtime=15,
         params:
-            figure=name,
-            tables=subpath(output.svg, ancestor=2),
-            prefix=subpath(output.svg, strip_suffix=".svg"),
+            figures=names,
+            tables=subpath(output[0], ancestor=2),
+            out=subpath(output[0], parent=True),
         shell:
-            "python -m scripts.draw --tables {params.tables:q} --figure {params.figure:q} --out {params.prefix:q} 2> {log:q}"
+            "python -m scripts.draw --tables {params.tables:q} --figure {params.figures:q} --out {params.out:q}/ 2> {log:q}"
