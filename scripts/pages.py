@@ -18,6 +18,7 @@ CAPTIONS = Path(__file__).parents[1] / "workflow" / "report"
 COLUMNS = ["corpus", "method", "regularizer", "lr", "weights", "setting", "checkpoint", "seed", "scheme", "metric"]
 COLUMNS += ["value", "low", "high", "n", "status", "K", "R", "file", "computed", "commit", "versions"]
 RUNS, PASSAGES = 6, 3  # of the continuations that are shown
+FIRST = ("full_vs_quantized", "quantized_scatter", "recovery_heatmap", "precision_control", "forget_vs_utility")
 SHOWN_VERSIONS = ("torch", "transformers", "bitsandbytes")
 
 
@@ -81,17 +82,23 @@ def continuations(read: dict, results: Path) -> str:
 
 
 def figures(paths: list[Path]) -> str:
-    """Figures with their captions; pictures are part of the page."""
+    """Figures with their captions, what was found before why; pictures are part of the page. Empty ones are named at the end."""
     from docutils.core import publish_parts
 
-    made = []
-    for path in paths:
+    from scripts.core.style import EMPTY
+
+    made, empty = [], []
+    for path in sorted(paths, key=lambda path: FIRST.index(path.stem) if path.stem in FIRST else len(FIRST)):
+        if f'id="{EMPTY}"'.encode() in path.read_bytes():
+            empty.append(html.escape(path.stem))
+            continue
         caption = CAPTIONS / f"{path.stem}.rst"
         text = publish_parts(caption.read_text(encoding="utf-8"), writer="html")["fragment"] if caption.is_file() else ""
         picture = base64.b64encode(path.read_bytes()).decode()
         name = html.escape(path.stem)
         made.append(f'<figure id="{name}"><img alt="{name}" src="data:image/svg+xml;base64,{picture}">')
         made.append(f"<figcaption>{text}</figcaption></figure>")
+    made += [f"<p>This sweep has nothing to draw for: {', '.join(empty)}.</p>"] if empty else []
     return "\n".join(made)
 
 
@@ -118,7 +125,7 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--results", type=Path, required=True, metavar="DIR", help="folder of the runs, scores.csv and recovery.csv"
     )
-    parser.add_argument("--figures", type=Path, nargs="*", default=[], metavar="SVG", help="figures, in the order of the page")
+    parser.add_argument("--figures", type=Path, nargs="*", default=[], metavar="SVG", help="figures (SVG files) of the page")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of results.html and findings.txt")
     options = parser.parse_args(argv)
     try:

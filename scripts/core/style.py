@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D  # noqa: E402
 
 COLUMN, TEXT = 3.4, 7.0  # inches
 SMALL, NORMAL = 6.0, 7.0  # points
+EMPTY = "nothing-to-draw"  # id of the text in the SVG of such a figure
 INK, GREY, PALE = "#000000", "#666666", "#DDDDDD"
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -69,7 +70,8 @@ def figure(width: float = TEXT, height: float = 3.0) -> Figure:
 def empty(message: str) -> Figure:
     """A figure for a sweep that has nothing to show yet; it says so."""
     made = figure(COLUMN, 0.8)
-    made.text(0.5, 0.5, "\n".join(textwrap.wrap(message, 60)), ha="center", va="center", fontsize=NORMAL, color=GREY)
+    said = "\n".join(textwrap.wrap(message, 60))
+    made.text(0.5, 0.5, said, ha="center", va="center", fontsize=NORMAL, color=GREY, gid=EMPTY)
     return made
 
 

@@ -1,6 +1,7 @@
 """Findings from tables by hand, marked words, and a page whose texts can't break out of it."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ from docutils.core import publish_parts
 from jinja2 import Environment
 
 from scripts import pages
-from scripts.core import findings, tables
+from scripts.core import findings, style, tables
 
 BASE = {"corpus": "c", "method": "npo", "regularizer": "gdr", "lr": "1e-5", "moments": "bf16", "checkpoint": "", "seed": 0}
 
@@ -67,6 +68,15 @@ def front(*files):
     text += "".join(f"\n\n.. _{file.target}: javascript:void(0)" for file in files)
     rendered = Environment(trim_blocks=True, lstrip_blocks=True).from_string(text).render(files=files)
     return publish_parts(rendered, writer="html", settings_overrides={"halt_level": 2})["html_body"]
+
+
+def test_figures_stand_by_what_they_tell_and_empty_ones_are_only_named(tmp_path):
+    for name, message in (("cost", ""), ("full_vs_quantized", ""), ("salient_modules", "no masks")):
+        drawn = style.empty(message) if message else style.figure()
+        style.save(drawn, tmp_path / name)
+    made = pages.figures([tmp_path / f"{name}.svg" for name in ("cost", "full_vs_quantized", "salient_modules")])
+    assert re.findall(r'<figure id="(\w+)"', made) == ["full_vs_quantized", "cost"]
+    assert "nothing to draw for: salient_modules." in made
 
 
 def test_the_front_page_has_the_sentences_as_they_are(tmp_path):
