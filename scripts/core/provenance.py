@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +27,7 @@ PACKAGES += ("rouge-score", "scikit-learn", "gptqmodel", "torchao", "snakemake")
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@cache  # as when the program started; an evaluation asks for each of its metrics
 def versions() -> dict:
     """{package: version} of those of PACKAGES that are installed, and Python's, from metadata: nothing is imported."""
     found = {"python": platform.python_version()}
@@ -37,6 +39,7 @@ def versions() -> dict:
     return found
 
 
+@cache
 def commit() -> str | None:
     """The git commit of the source, with "+changes" when tracked files differ from it; None outside a git checkout."""
     try:
@@ -85,4 +88,4 @@ class Provenance:
     def record(self, **more) -> dict:
         """{"spec": digest, "started", "ended", "commit", "versions", "hardware"} and whatever the program adds."""
         times = {"started": self.started, "ended": now()}
-        return {"spec": self.spec, **times, "commit": commit(), "versions": versions(), "hardware": hardware(), **more}
+        return {"spec": self.spec, **times, "commit": commit(), "versions": dict(versions()), "hardware": hardware(), **more}

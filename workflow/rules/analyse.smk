@@ -78,7 +78,7 @@ rule masks:
 rule schemes:
     input:
         sweep=f"{RESULTS}/sweep.json",
-        metrics=metric_files,
+        scores=TABLES["scores"],  # made anew when a metric file is: cheaper than to ask for each of them again
         program=program("schemes"),
     output:
         report(
@@ -107,7 +107,7 @@ rule schemes:
 rule calibration_effect:
     input:
         sweep=f"{RESULTS}/sweep.json",
-        metrics=metric_files,
+        scores=TABLES["scores"],
         program=program("calibration_effect"),
     output:
         TABLES["calibration_effect"],

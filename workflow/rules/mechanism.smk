@@ -70,7 +70,7 @@ rule mechanism_tables:
 rule costs:
     input:
         sweep=f"{RESULTS}/sweep.json",
-        metrics=metric_files,
+        scores=TABLES["scores"],
         program=program("costs"),
     output:
         TABLES["costs"],
