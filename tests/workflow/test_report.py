@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from scripts.core import style
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update", "disable-sync")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)")
@@ -66,7 +68,10 @@ def test_the_page(browser, finished):
     assert found == (finished.results / "report/findings.txt").read_text().splitlines() and len(found) == 5
     assert "4 unlearned models" in found[0]
     sizes = browser.execute_script("return [...document.images].map(i => [i.alt, i.complete && i.naturalWidth > 100])")
-    assert dict(sizes) == {path.stem: True for path in (finished.results / "figures").glob("*.svg")}
+    drawn = {path.stem: style.EMPTY not in path.read_text() for path in (finished.results / "figures").glob("*.svg")}
+    assert dict(sizes) == {name: True for name, full in drawn.items() if full}
+    (rest,) = [one.text for one in browser.find_elements("css selector", "p") if "nothing to draw" in one.text]
+    assert set(rest.rstrip(".").split(": ")[1].split(", ")) == {name for name, full in drawn.items() if not full}
     sorts_and_filters(browser, finished)
     assert len(browser.find_elements("css selector", ".texts tr")) > 4
 
