@@ -5,6 +5,8 @@ import os
 import shutil
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.support.wait import WebDriverWait
 
 from scripts.core import style
 
@@ -16,8 +18,6 @@ LARGEST = 15e6
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    from selenium import webdriver
-
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     profile = tmp_path_factory.mktemp("profile")
@@ -25,6 +25,7 @@ def browser(tmp_path_factory):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.implicitly_wait(15)  # the report is a program that draws its pages when they are asked for
     yield driver
     driver.quit()
 
@@ -93,6 +94,7 @@ def test_snakemakes_report(browser, finished):
     browser.find_element("css selector", "td a[href='#']").click()
     browser.switch_to.frame(browser.find_element("tag name", "iframe"))
     sorts_and_filters(browser, finished)
-    assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 100)")
+    shown = "return document.images.length > 0 && [...document.images].every(i => i.complete && i.naturalWidth > 100)"
+    WebDriverWait(browser, 15).until(lambda _: browser.execute_script(shown))
     browser.switch_to.default_content()
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
