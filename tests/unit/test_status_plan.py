@@ -101,3 +101,10 @@ def test_a_sweep_json_of_an_earlier_version_gets_the_keys_that_came_later(tmp_pa
     (tmp_path / "sweep.json").write_text(json.dumps(config))
     found = sweep.resolved(tmp_path / "sweep.json")
     assert found["evaluation"] | {"engine": "transformers", "stop": "none"} == found["evaluation"]
+
+
+@pytest.mark.parametrize("content", ["[]", "5"])
+def test_a_sweep_json_that_is_no_object_is_one_clear_line(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^--sweep: .*sweep.json' holds .*; allowed: a JSON object"):
+        sweep.resolved(tmp_path / "sweep.json")
