@@ -73,7 +73,8 @@ def size(folder: Path) -> int | None:
 
 def collect(config: dict, results: Path) -> list[dict]:
     """One row per run and scheme of a resolved configuration; what is not known is None."""
-    from scripts.core.grid import labels, plan
+    from scripts.core.grid import plan
+    from scripts.core.plan import labels
 
     made, sizes, held = [], {}, defaultdict(list)
     cells = plan(config).cells

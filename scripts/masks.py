@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from scripts.core import registry, sweep, tables
-from scripts.core.grid import Run, labels, plan
+from scripts.core.grid import plan
+from scripts.core.plan import Run, labels
 from scripts.core.storage import read_json
 
 RUN = ["run", "corpus", "method", "regularizer", "lr", "weights", "moments", "setting", "seed"]
@@ -57,7 +58,7 @@ def rows(run: Run, results) -> list[dict]:
 
 
 def table(planned, results):
-    """The table (pandas) of a scripts.core.grid.Plan; six significant digits, NaN where there is no number."""
+    """The table (pandas) of a scripts.core.plan.Plan; six significant digits, NaN where there is no number."""
     made = tables.frame([row for run in planned.masked() for row in rows(run, results)], COLUMNS)
     for name in NUMBERS:
         made[name] = [float(f"{float(value):.6g}") if value else float("nan") for value in made[name]]

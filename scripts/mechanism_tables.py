@@ -73,7 +73,8 @@ def histograms(run: str, content: dict) -> list[dict]:
 
 def collect(config: dict, results: Path) -> dict[str, list[dict]]:
     """{"mechanism", "moved"}: rows of every unlearned run of a resolved configuration; a run without a file has status missing."""
-    from scripts.core.grid import labels, plan
+    from scripts.core.grid import plan
+    from scripts.core.plan import labels
 
     made = {"mechanism": [], "moved": []}
     for run in plan(config).evaluated():

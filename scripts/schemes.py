@@ -25,7 +25,8 @@ def parameters(scheme: dict) -> str:
 
 def rows(config: dict, results: Path) -> list[dict]:
     """One row per run and scheme that has been evaluated."""
-    from scripts.core.grid import labels, plan
+    from scripts.core.grid import plan
+    from scripts.core.plan import labels
 
     planned, found = plan(config), []
     for run, scheme in planned.cells:

@@ -60,7 +60,7 @@ def being_made(folder) -> set[str]:
 
 def states(plan, results: Path) -> list[tuple[dict, str]]:
     """(labels, state) of every cell; labels has the columns of AXES."""
-    from scripts.core.grid import labels
+    from scripts.core.plan import labels
 
     making, metrics = being_made("."), {f"{name}.json" for name in plan.config["metrics"]}
     found, known = [], {}

@@ -11,7 +11,7 @@ import copy
 import sys
 from functools import partial
 
-from scripts.core import grid, registry, runs, storage
+from scripts.core import naming, registry, runs, storage
 from scripts.core.provenance import Provenance
 
 
@@ -137,7 +137,7 @@ def program(argv) -> int:
     training = unlearner.UnlearnTrainer(
         network, dataset, batching.collate, settings, spec["seed"], method, regularizer, reference, store, mask, zero
     )
-    points = Points(options.out, grid.points(spec), digest, provenance, kept_from(options))
+    points = Points(options.out, naming.points(spec), digest, provenance, kept_from(options))
 
     def save(folder, state, model=network):
         plain = lora.merge(model) if settings["parameters"] == "lora" else model

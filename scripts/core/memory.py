@@ -223,7 +223,7 @@ def trains(spec: dict) -> bool:
 
 
 def check(sweep) -> None:
-    """ValueError for the first training of a sweep (scripts.core.grid.Plan) that its number of GPUs does not allow."""
+    """ValueError for the first training of a sweep (scripts.core.plan.Plan) that its number of GPUs does not allow."""
     gpus = sweep.config["resources"]["gpus"] * sweep.config["resources"]["nodes"]
     for run in sweep.runs.values():
         if gpus <= 1 or not trains(run.spec):
@@ -252,7 +252,7 @@ def name_of(zero: int, offload: str) -> str:
 
 
 def table(sweep) -> list[str]:
-    """Lines of a table: each kind of training of a sweep (scripts.core.grid.Plan), GB per GPU by part, and what it takes."""
+    """Lines of a table: each kind of training of a sweep (scripts.core.plan.Plan), GB per GPU by part, and what it takes."""
     resources = sweep.config["resources"]
     gpus, gpu_gb = max(1, resources["gpus"] * resources["nodes"]), resources["gpu_gb"]
     rows = {}

@@ -6,6 +6,7 @@ import yaml
 
 from scripts.core import config as configuration
 from scripts.core import grid, memory
+from scripts.core.plan import Plan
 from scripts.core.storage import read_json
 
 
@@ -17,7 +18,7 @@ def resolved(path) -> dict:
     return configuration.resolve(content)
 
 
-def read(path) -> grid.Plan:
+def read(path) -> Plan:
     """The plan of a configuration file (YAML) or of a sweep's own sweep.json; ValueError with one line when it is wrong."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ import yaml
 from scripts.core import config as configuration
 from scripts.core import grid
 from scripts.core.checking import ConfigError, learning_rate
+from scripts.core.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 MICRO = yaml.safe_load((ROOT / "tests/workflow/micro.yaml").read_text())
@@ -154,7 +155,7 @@ BAD = {
 }
 
 
-def check(config: dict) -> grid.Plan:
+def check(config: dict) -> Plan:
     resolved = configuration.resolve(config)
     plan = grid.plan(resolved)
     configuration.check_plugins(resolved)
@@ -285,7 +286,7 @@ def test_a_group_is_compared_with_a_local_model(tmp_path):
     assert configuration.known_shape({"kind": "finetune", "base": "some/model"}) is None
 
 
-def lora_on(model: dict, targets: str) -> grid.Plan:
+def lora_on(model: dict, targets: str) -> Plan:
     """The plan of one LoRA cell with these targets on a MUSE corpus of a model; nothing is loaded."""
     config = changed("corpora/people", MUSE | {"model": model})
     config["sweep"] = [{"corpus": "people", "method": "ga", "parameters": "lora", "lora_targets": targets}]

@@ -8,6 +8,7 @@ import yaml
 from scripts import calibration_effect
 from scripts.core import config as configuration
 from scripts.core import grid, registry
+from scripts.core.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 BELOW = {"news": "config.yaml", "books": "config.yaml", "sure": "config.yaml", "controls": "profiles/demo/sweep.yaml"}
@@ -15,7 +16,7 @@ BELOW |= dict.fromkeys(("widths", "schemes", "calibration", "cure"), "profiles/d
 BELOW["seven_b"] = "config.yaml"
 
 
-def laid_over(*names: str, below: str | None = None) -> grid.Plan:
+def laid_over(*names: str, below: str | None = None) -> Plan:
     """The plan of presets over a configuration; like Snakemake, top keys that are lists or text are replaced."""
     config = yaml.safe_load((ROOT / (below or BELOW[names[0]])).read_text())
     for name in names:

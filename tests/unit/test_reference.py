@@ -8,7 +8,7 @@ import torch
 
 from scripts.core import batching, hyperparameters, losses, models, registry, unlearner
 from scripts.core.distributions import Hidden, Plan, TopK, mapped
-from scripts.core.grid import setting
+from scripts.core.naming import setting
 from scripts.core.reference import Reference, serves
 from scripts.unlearn import asked_rows
 from tests.unit.test_trajectories import LENGTH, SHAPE, TRAINING, VOCABULARY, Vocabulary

@@ -12,11 +12,12 @@ from scripts import plan as costs
 from scripts import status
 from scripts.core import config as configuration
 from scripts.core import grid, sweep
+from scripts.core.plan import Plan
 
 MICRO = yaml.safe_load((Path(__file__).parents[1] / "workflow/micro.yaml").read_text())
 
 
-def make(tmp_path, monkeypatch, **changes) -> grid.Plan:
+def make(tmp_path, monkeypatch, **changes) -> Plan:
     """The plan of the micro sweep with changes, in an empty working folder that also holds its configuration."""
     monkeypatch.chdir(tmp_path)
     config = copy.deepcopy(MICRO) | changes

@@ -19,6 +19,7 @@ from scripts.core import config as configuration
 from scripts.core import grid, isolation, registry, serving
 from scripts.core.checking import ConfigError
 from scripts.core.generation import NotFinite
+from scripts.core.plan import Plan
 from scripts.core.storage import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ def config(**changes) -> dict:
     return made
 
 
-def plan(**changes) -> grid.Plan:
+def plan(**changes) -> Plan:
     return grid.plan(configuration.resolve(config(**changes)))
 
 

@@ -17,8 +17,10 @@ from scripts.core import config as configuration
 from scripts.core import grid
 from scripts.core import isolation
 from scripts.core import memory
+from scripts.core import naming
 from scripts.core import serving
 from scripts.core import slurm_polling
+from scripts.core.cells import trains
 from scripts.core.storage import dumps
 
 slurm_polling.repair()
@@ -51,10 +53,10 @@ METRICS = list(config["metrics"])
 # On a cluster each job is a Snakemake in a Snakemake: only the outermost, which can ask for more, tries again.
 RETRIES = config["resources"]["retries"] if workflow.is_main_process else 0
 ARTIFACTS = [name for name, scheme in config["schemes"].items() if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT")]
-ARITHMETIC = [name for name in registry.names("methods") if not grid.trains(name)]
+ARITHMETIC = [name for name in registry.names("methods") if not trains(name)]
 # What a masked run writes beside its checkpoint, by the beginning of its mask's kind; "" is a run without a mask.
 MASKS = {"": (), "module": ("mask.json",), "row": ("mask.json", "mask.safetensors")}
-POINTS = sorted({(), *(grid.points(run.spec) for run in PLAN.runs.values() if run.stage == "unlearn")})
+POINTS = sorted({(), *(naming.points(run.spec) for run in PLAN.runs.values() if run.stage == "unlearn")})
 # How many processes a training has, and how they share it (scripts/launch.py). Resources, because they decide no result. On several
 # nodes the job is one of the kind "mpi": then the launcher's own srun starts on each node.
 site = config["resources"]
@@ -127,7 +129,7 @@ def kept(checkpoint, *removed_by):
 
 def cells_with(points):
     """Pattern of the cells whose training keeps these checkpoints along it; () for those that keep none."""
-    setting = f"[^/]*_{grid.segment(points)}" if points else "(?![^/]*_at(-ep)?[0-9])[^/]+"
+    setting = f"[^/]*_{naming.segment(points)}" if points else "(?![^/]*_at(-ep)?[0-9])[^/]+"
     return f"[^/]+_[^/]+/{setting}/seed[0-9]+"
 
 
