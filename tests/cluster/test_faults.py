@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import pytest
+from processes import command_line, is_alive, wait_until
 from sweep import LIMIT, LOCAL, Sweep, kill_group
 
-from slurm import command_line, is_alive, wait_until, why_not
+from slurm import why_not
 
 Hit = namedtuple("Hit", "job node pid run")
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from scripts import train, unlearn
 from scripts.core import batching, hyperparameters, storage, zero
-from tests.unit.test_training import SPEC, program, sentences, unlearning
+from tests.unit.test_training import SPEC, sentences
+from tests.unit.test_training_programs import program, unlearning
 
 if importlib.util.find_spec("deepspeed") is None:
     pytest.skip("DeepSpeed is not installed", allow_module_level=True)

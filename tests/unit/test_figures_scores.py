@@ -1,0 +1,169 @@
+"""Figures of scores and of recovery draw what the tables say; data are read back from the artists."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scripts.core import tables
+from scripts.figures import _panels as panels
+from tests.unit.figure_tables import MADE, METRICS, SCHEMES, bars, drawn, make, values, words
+
+
+def test_full_vs_quantized_shows_the_scores_and_marks_missing_ones():
+    made = MADE["usual"]
+    figure = drawn("full_vs_quantized", made)
+    assert len(figure.axes) == 3
+    for axis, (metric, _, _) in zip(figure.axes, METRICS, strict=True):
+        for scheme in SCHEMES:
+            assert [x for x, _ in bars(axis, f"_{scheme}")] == pytest.approx(sorted(values(made, metric=metric, scheme=scheme)))
+            (cross,) = [line for line in axis.lines if line.get_label() == f"_missing {scheme}"]
+            assert len(cross.get_xdata()) == 1
+        whiskers = [c for c in axis.containers if c.get_label() == "_full"][0].lines[2][0].get_segments()
+        assert sorted(round(s[1][0] - s[0][0], 6) for s in whiskers) == [10, 10]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["npo_gdr bf16", "npo_gdr fp32", "ga_klr bf16"]
+    said = " ".join(text.get_text() for text in words(figure))
+    assert "ga_klr bf16 (all schemes): diverged at step 7" in said and "95 % bootstrap intervals over samples" in said
+    references = [
+        line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() in ("-", "--") and len(line.get_xdata()) == 2
+    ]
+    scores = made["scores"]
+    wanted = scores[scores.method.isin(tables.REFERENCES) & (scores.scheme == "full") & (scores.metric == "verbmem_f")]
+    assert sorted(references) == pytest.approx(sorted(wanted["value"]))
+
+
+def test_recovery_heatmap_prints_numbers_intervals_and_why_not():
+    made = MADE["usual"]
+    axis = drawn("recovery_heatmap", made).axes[0]
+    shown = {tuple(np.round(t.get_position()).astype(int)): t.get_text() for t in axis.texts}
+    table = made["recovery"]
+    for y, (method, weights) in enumerate((("npo", "bf16"), ("npo", "fp32"), ("ga", "bf16"))):
+        for x, scheme in enumerate(SCHEMES[1:]):
+            mask = (table.method == method) & (table.weights == weights) & (table.scheme == scheme) & (table.metric == "verbmem_f")
+            (row,) = table[mask].itertuples()
+            wanted = (
+                f"{100 * row.R:.0f}\n[{100 * row.R_low:.0f}, {100 * row.R_high:.0f}]".replace("-", "−")
+                if row.R == row.R
+                else "diverged"
+            )
+            assert shown[x, y] == wanted
+    assert sum(bool(patch.get_hatch()) for patch in axis.patches) == 2
+    many = drawn("recovery_heatmap", MADE["hundreds"]).axes[0]
+    assert len(many.texts) == 12 * 9 * 2
+
+
+@pytest.mark.parametrize("case", ["usual", "hundreds"])
+def test_forget_vs_utility_joins_full_and_quantized(case):
+    made = MADE[case]
+    figure = drawn("forget_vs_utility", made)
+    axis = figure.axes[0]  # VerbMem, first scheme
+    points = {}
+    for end, scheme in (("full", "full"), ("bnb_fp4", "bnb_fp4")):
+        marks = [c.lines[0].get_data() for c in axis.containers if c.get_label().endswith(" " + end)]
+        points[end] = sorted((x, y) for one in marks for x, y in zip(*one, strict=True))
+        wanted = zip(values(made, metric="verbmem_f", scheme=scheme), values(made, metric="knowmem_r", scheme=scheme), strict=True)
+        assert np.allclose(points[end], sorted(wanted))
+    joined = [(tuple(a.xyann), tuple(a.xy)) for a in axis.texts if hasattr(a, "arrow_patch")]
+    joined += [tuple(map(tuple, line)) for c in axis.collections if c.get_zorder() == 2 for line in c.get_segments()]
+    assert len(joined) == len(points["full"])
+    assert np.allclose(sorted(a for a, _ in joined), points["full"]) and np.allclose(
+        sorted(b for _, b in joined), points["bnb_fp4"]
+    )
+
+
+def test_precision_control_pairs_cells_of_nearest_forgetting():
+    made = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], settings=3, diverged=())
+    scores = made["scores"]
+    for metric in ("verbmem_f", "knowmem_f"):
+        for setting, value in (("lr1e-5_bf16_ep5", 90), ("lr2e-5_bf16_ep5", 50), ("lr3e-5_bf16_ep5", 10)):
+            scores.loc[(scores.setting == setting) & (scores.scheme == "full") & (scores.metric == metric), "value"] = value
+        for setting, value in (("lr1e-5_fp32_ep5", 70), ("lr2e-5_fp32_ep5", 99), ("lr3e-5_fp32_ep5", 47)):
+            scores.loc[(scores.setting == setting) & (scores.scheme == "full") & (scores.metric == metric), "value"] = value
+    figure = drawn("precision_control", made)
+    assert any("npo_gdr: lr2e-5_bf16_ep5 beside lr3e-5_fp32_ep5" in text.get_text() for text in words(figure))
+    axis = figure.axes[0]
+    for weights, setting in (("bf16", "lr2e-5_bf16_ep5"), ("fp32", "lr3e-5_fp32_ep5")):
+        assert [y for _, y in bars(axis, f"_{weights}")] == pytest.approx(values(made, setting=setting, metric="verbmem_f"))
+
+
+def test_quantized_scatter_plots_scheme_against_full():
+    made = MADE["usual"]
+    axis = drawn("quantized_scatter", made).axes[1]  # VerbMem, second scheme
+    points = bars(axis, "_npo_gdr bf16") + bars(axis, "_npo_gdr fp32")
+    wanted = zip(*(values(made, metric="verbmem_f", scheme=s) for s in ("full", "rtn_int4_tensor")), strict=True)
+    assert np.allclose(sorted(points), sorted(wanted))
+
+
+def test_calibration_effect_shows_r_and_the_difference():
+    made = MADE["usual"]
+    figure = drawn("calibration_effect", made)
+    assert len(figure.axes) == 4  # two metrics on the forget set, R and D
+    table = made["calibration_effect"]
+    for (left, right), metric in zip((figure.axes[:2], figure.axes[2:]), ("verbmem_f", "knowmem_f"), strict=True):
+        rows = table[(table.metric == metric) & table.R.notna()]
+        for name in ("generic", "forget"):
+            own = rows[rows.calibration == name]
+            assert [x for x, _ in bars(left, f"_{name}")] == pytest.approx(sorted(100 * own.R))
+            assert [x for x, _ in bars(right, f"_{name}")] == pytest.approx(sorted(100 * own.D.dropna()))
+        whiskers = next(c for c in right.containers if c.get_label() == "_forget").lines[2][0].get_segments()
+        assert [s[1][0] - s[0][0] for s in whiskers] == pytest.approx([20, 20])
+    said = " ".join(text.get_text() for text in words(figure))
+    assert "calibrated on forget text" in said and "No R: ga_klr bf16 under bnb_fp4 (VerbMem): diverged" in said
+
+
+def test_ingredients_name_what_a_row_changes_and_show_its_recovery():
+    made = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], settings=2, diverged=())
+    made["recovery"]["unlearned"] = 50.0
+    left, right = drawn("ingredients", made).axes[:2]
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert names[0] == "centre: lr 1e-5, bf16" and len(names) == 4 and "lr 2e-5" in names
+    assert "weights fp32, moments fp32" in names
+    rows = made["recovery"]
+    for scheme in SCHEMES[1:]:
+        wanted = rows[(rows.scheme == scheme) & (rows.metric == "verbmem_f")].R * 100
+        assert [x for x, _ in bars(right, f"_{scheme}")] == pytest.approx(sorted(wanted))
+
+
+def test_recovery_by_width_plots_hidden_sizes():
+    made = make([("npo", "gdr", "bf16")], corpora=("w1", "w2", "w3"), diverged=())
+    made["recovery"]["hidden"] = made["recovery"].corpus.map({"w1": "64", "w2": "128", "w3": "256"})
+    axis = drawn("recovery_by_width", made).axes[0]
+    rows = made["recovery"]
+    for scheme in SCHEMES[1:]:
+        wanted = rows[(rows.scheme == scheme) & (rows.metric == "verbmem_f")]
+        points = bars(axis, f"_{scheme}")
+        assert [x for x, _ in points] == [64, 128, 256] and [y for _, y in points] == pytest.approx(list(100 * wanted.R))
+
+
+def test_over_training_draws_every_checkpoint_at_its_step():
+    made, parts = make([("npo", "gdr", "bf16")], diverged=()), []
+    for step, name in ((10, "step10"), (20, "step20"), (30, "")):
+        rows = made["scores"].copy()
+        unlearned = ~rows.method.isin(tables.REFERENCES)
+        rows.loc[unlearned, "checkpoint"], rows.loc[unlearned, "step"] = name, step
+        rows.loc[unlearned, "value"] -= step
+        parts.append(rows if name == "" else rows[unlearned])
+    picked = parts[1].assign(checkpoint=tables.STOPPED)
+    scores = pd.concat([*parts, picked], ignore_index=True)
+    axis = drawn("over_training", {"scores": scores}).axes[0]
+    for scheme in SCHEMES:
+        wanted = scores[(scores.method == "npo") & (scores.scheme == scheme) & (scores.metric == "verbmem_f")]
+        wanted = wanted[wanted.checkpoint != tables.STOPPED].sort_values("step")
+        assert bars(axis, f"_{scheme}") == list(zip(wanted.step, wanted["value"], strict=True))
+    (ring,) = [line for line in axis.lines if line.get_label() == "_stop"]
+    assert list(ring.get_xdata()) == [20]
+    usual = panels.unlearned(scores)
+    assert set(usual.checkpoint) == {"", tables.STOPPED}  # other figures show the last and the picked one
+    assert list(tables.label(usual).values()) == ["npo_gdr bf16", "npo_gdr bf16 (stop: retrain)"]
+
+
+def test_learning_rates_plot_every_score_at_its_rate():
+    made = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], settings=3, diverged=())
+    figure = drawn("learning_rates", made)
+    assert [axis.get_title() for axis in figure.axes] == ["npo_gdr, bf16 weights", "npo_gdr, fp32 weights"]
+    for axis, weights in zip(figure.axes, ("bf16", "fp32"), strict=True):
+        assert axis.get_xscale() == "log"
+        for scheme in SCHEMES:
+            points = bars(axis, f"_{scheme}")
+            assert [x for x, _ in points] == pytest.approx([1e-5, 2e-5, 3e-5])
+            assert [y for _, y in points] == pytest.approx(values(made, weights=weights, metric="verbmem_f", scheme=scheme))
