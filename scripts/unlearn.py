@@ -102,12 +102,12 @@ def program(argv) -> int:
         raise ValueError(f"corpus.max_length: {length} is not allowed; allowed: at most the model's {positions} positions")
     rows = {split: batching.chunks(own, tokenizer, length) for split, own in texts.items()}
     dataset = batching.ForgetRetainDataset(rows["forget"], rows.get("retain1"))
-    loader = DataLoader(dataset, batch_size=settings["batch"], collate_fn=batching.collate, sampler=zero and zero.sampler(dataset))
+    batches = partial(DataLoader, dataset, batch_size=settings["batch"], collate_fn=batching.collate)
     autocast = partial(trainer.autocast, weights, device)
     asked = asked_rows(names, rows)
     reference = Reference.of(
         network,
-        (batch["forget"] for batch in loader),
+        (batch["forget"] for batch in batches(sampler=zero and zero.sampler(dataset))),
         needs,
         autocast,
         zero.frozen(target()) if zero and zero.stage == 3 and needs - {"retain"} else None,
@@ -120,11 +120,12 @@ def program(argv) -> int:
     if settings["saliency"] != "none":
         mask = saliency.mask_of(
             network,
-            (batch["forget"] for batch in loader),
+            (batch["forget"] for batch in batches()),
             lambda model, batch: method[0].loss(model, batch, reference, **method[1]),
             settings["saliency"],
             settings["percentile"],
             autocast,
+            zero,
         )
         if zero is None or zero.first:
             mask.save(options.out)

@@ -78,31 +78,36 @@ def choose_rows(norms: dict, percentile: float) -> dict:
     return {key: norm.double() >= threshold for key, norm in norms.items()} if np.isfinite(threshold) else {}
 
 
-def forget_gradient(model, batches, loss, autocast=nullcontext) -> dict:
+def forget_gradient(model, batches, loss, autocast=nullcontext, zero=None) -> dict:
     """{parameter name: float32 gradient of the mean forget loss} over all batches; the model's own gradients stay empty.
 
-    batches: iterable of forget batches. loss(model, batch): the method's scalar loss, a mean over the batch's rows.
+    batches: iterable of forget batches. loss(model, batch): the method's scalar loss, a mean over the batch's rows. zero: the
+    scripts.core.zero.Zero of one rank of several: all are given the same batches, read their own rows, and get the same sums.
     """
     device, count, training = next(model.parameters()).device, 0, model.training
     model.train()
     sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in model.named_parameters()}
     for batch in batches:
+        weight, count = len(batch["index"]), count + len(batch["index"])
+        if zero:
+            batch, share = zero.rows(batch)
+            weight *= share
         batch = {key: value.to(device) for key, value in batch.items()}
         with autocast():
             value = loss(model, batch)
-        (value * len(batch["index"])).backward()
-        count += len(batch["index"])
+        (value * weight).backward()
         for name, p in model.named_parameters():
             if p.grad is not None:
                 sums[name] += p.grad
         model.zero_grad(set_to_none=True)
     model.train(training)
-    return {name: total.div_(count) for name, total in sums.items()}
+    found = {name: total.div_(count) for name, total in sums.items()}
+    return {name: zero.mean(gradient) for name, gradient in found.items()} if zero else found
 
 
-def mask_of(model, batches, loss, kind: str, percentile: float, autocast=nullcontext) -> Mask:
-    """The mask of θ_0 = the model as it is now. ValueError when the gradient is not finite."""
-    gradients = forget_gradient(model, batches, loss, autocast)
+def mask_of(model, batches, loss, kind: str, percentile: float, autocast=nullcontext, zero=None) -> Mask:
+    """The mask of θ_0 = the model as it is now, the same on every rank. ValueError when the gradient is not finite."""
+    gradients = forget_gradient(model, batches, loss, autocast, zero)
     norm = row_norms if kind != "module" else (lambda gradient: gradient.norm())
     norms = {name: norm(gradient) for name, gradient in gradients.items()}
     for name, values in norms.items():

@@ -36,8 +36,9 @@ CASES = {
     "zero3_cut": (BF16, ["--zero", "3"], "bf16", 3, None),
     "zero3_resumed": (BF16, ["--zero", "3"], "bf16", None, "zero3_cut"),
     "zero2_lora": ({**BF16, "parameters": "lora", "rank": 2}, ["--zero", "2"], None, None, None),
+    "zero2_sure": ({**FP32, "saliency": "module", "percentile": 60.0}, ["--zero", "2"], None, None, None),
 }
-ALONE = {"one_fp32": FP32, "one_bf16": BF16, "one_lora": CASES["zero2_lora"][0]}
+ALONE = {"one_fp32": FP32, "one_bf16": BF16} | {f"one_{name}": CASES[f"zero2_{name}"][0] for name in ("lora", "sure")}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,13 @@ def seen(folder, name):
 
 @pytest.mark.parametrize(
     "ranks, alone",
-    [("zero2_fp32", "one_fp32"), ("zero3_fp32", "one_fp32"), ("zero2_bf16", "one_bf16"), ("zero2_lora", "one_lora")],
+    [
+        ("zero2_fp32", "one_fp32"),
+        ("zero3_fp32", "one_fp32"),
+        ("zero2_bf16", "one_bf16"),
+        ("zero2_lora", "one_lora"),
+        ("zero2_sure", "one_sure"),
+    ],
 )
 def test_two_ranks_give_the_losses_and_weights_of_one_process(folder, ranks, alone):
     first, second = history(folder, ranks), history(folder, alone)
@@ -102,10 +109,22 @@ def test_two_ranks_give_the_losses_and_weights_of_one_process(folder, ranks, alo
     for a, b in zip(first, second, strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
     first, second = weights(folder, ranks), weights(folder, alone)
+    fp32 = alone in ("one_fp32", "one_sure")
     for name, tensor in second.items():
-        torch.testing.assert_close(first[name], tensor, rtol=0, atol=2e-6 if alone == "one_fp32" else 2**-9)
-    assert share(first, second) > (0.5 if alone == "one_fp32" else 0.99)
+        torch.testing.assert_close(first[name], tensor, rtol=0, atol=2e-6 if fp32 else 2**-9)
+    assert share(first, second) > (0.5 if fp32 else 0.99)
     assert share(weights(folder, "target"), second) < 0.99  # something was trained
+
+
+def test_two_ranks_choose_the_modules_of_one_process(folder):
+    """By the gradient over the whole forget set, of which each rank reads a part."""
+    mask, alone = (storage.read_json(folder / name / "mask.json") for name in ("zero2_sure", "one_sure"))
+    assert mask["threshold"] == pytest.approx(alone["threshold"], rel=1e-4)
+    for a, b in zip(mask["weights"], alone["weights"], strict=True):
+        assert (a["name"], a["trained"]) == (b["name"], b["trained"]) and a["norm"] == pytest.approx(b["norm"], rel=1e-4)
+    target, found = weights(folder, "target"), weights(folder, "zero2_sure")
+    for entry in alone["weights"]:  # what DeepSpeed steps on either rank is what the mask lets through
+        assert torch.equal(found[entry["name"]].bfloat16(), target[entry["name"]].bfloat16()) or entry["trained"], entry["name"]
 
 
 def test_fp32_keeps_what_bf16_would_lose_and_bf16_loses_it(folder):
