@@ -36,6 +36,8 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
 
+    from scripts.core import quantization
+
     settings = QuantizeConfig(
         bits=scheme["bits"],
         group_size=scheme["group"] or -1,
@@ -48,7 +50,8 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
         fallback=None,
     )
     examples = [{"input_ids": torch.tensor([w]), "attention_mask": torch.ones(1, len(w), dtype=torch.long)} for w in windows]
-    model = GPTQModel.load(str(checkpoint), settings)
+    # Left to itself it rounds what is stored in fp32, and on a CPU everything, to bf16 before it quantizes.
+    model = GPTQModel.load(str(checkpoint), settings, dtype=getattr(torch, quantization.stored_dtype(checkpoint)))
     model.quantize(examples, batch_size=1)
     model.save(str(out))
 

@@ -1,6 +1,7 @@
 """What `scripts.quantize` writes for each library: on its grid, described, the same weights as the library's own reader finds."""
 
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -187,6 +188,40 @@ def test_gptq_scales_are_those_of_the_paper(run, original):
         assert torch.allclose(parts[layer]["scales"][0].float(), first, rtol=1e-3)
         zeros = _formats.unpack(parts[layer]["qzeros"], 4, len(weight))
         assert (zeros == 7).all()  # 8, stored as 8 − 1
+
+
+def test_gptq_quantizes_what_a_checkpoint_in_fp32_stores(run, tmp_path):
+    """Scales are those of the fp32 weights, not of their bf16 neighbours, and what is left alone keeps its bits."""
+    from transformers import AutoModelForCausalLM
+
+    interpreter = python("gptq")
+    model = AutoModelForCausalLM.from_pretrained(run / "checkpoint", dtype=torch.float32)
+    with torch.no_grad():
+        for p in model.parameters():  # off the bf16 grid, most of the way to the next value
+            p.mul_(1 + 0.4 * 2**-8)
+    shutil.copytree(run / "checkpoint", tmp_path / "checkpoint")
+    shutil.copy(run / "outcome.json", tmp_path)
+    model.save_pretrained(tmp_path / "checkpoint")
+    (tmp_path / "s.json").write_text(json.dumps({"scheme": settings("gptq")}))
+    command = [
+        interpreter,
+        "-m",
+        "scripts.quantize",
+        "--run",
+        tmp_path,
+        "--corpus",
+        run / "corpus",
+        "--scheme",
+        tmp_path / "s.json",
+    ]
+    done = subprocess.run([*map(str, command), "--out", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    parts = _artifact.tensors(tmp_path / "out")
+    for layer, module in quantization.linears(model):
+        first = 2 * module.weight[:, :32].abs().amax(1) / 15
+        assert torch.allclose(parts[layer]["scales"][0].float(), first, rtol=2**-11 + 1e-6), layer  # stored in fp16
+    for layer in ("model.embed_tokens", "lm_head"):
+        assert torch.equal(parts[layer]["weight"].float(), model.get_submodule(layer).weight)
 
 
 def test_llm_compressor_rtn_is_its_formula(run, original):
