@@ -21,8 +21,14 @@ def add(sweep: Plan, cell: dict) -> None:
         reinforced(sweep, name, cell["method"]["name"])
     path = f"{name}/{cell['method']['name']}_{cell['regularizer']['name']}/{setting(cell)}/seed{cell['seed']}"
     corpus = sweep.runs[f"{name}/target"].spec["corpus"]
-    spec = {"stage": "unlearn", "run": path, "model": relevant(sweep.config["corpora"][name]["model"], "target")}
-    run = sweep.runs.setdefault(path, Run(path, spec | cell | {"corpus": corpus}))
+    spec = {"stage": "unlearn", "run": path, "model": relevant(entry["model"], "target"), **cell, "corpus": corpus}
+    run = sweep.runs.setdefault(path, Run(path, spec))
+    if run.spec != spec:
+        differ = [part for part in cell if run.spec[part] != spec[part]]
+        raise ConfigError(
+            f"sweep: two cells with different {', '.join(differ)} have the same folder, {path}; "
+            "allowed: values that differ in their first six digits"
+        )
     for point in points(run.spec):
         sweep.runs.setdefault(f"{path}/{point}", Run(f"{path}/{point}", run.spec, point))
 

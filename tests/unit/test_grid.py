@@ -90,6 +90,11 @@ def test_a_path_tells_two_different_specs_apart():
     assert all(run.spec["run"] == run.path for run in runs)
 
 
+def test_values_that_a_path_does_not_tell_apart_are_an_error():
+    with pytest.raises(ConfigError, match="two cells with different regularizer have the same folder, people/npo_gdr/.*_a1/"):
+        paths(block(alpha=[1.0, 1.0000001]))
+
+
 def test_growing_the_grid_leaves_other_specs_alone():
     config = copy.deepcopy(MICRO)
     before = grid.plan(configuration.resolve(config)).texts()
