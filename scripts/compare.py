@@ -1,7 +1,5 @@
 """Whether two scores can be compared, and what differs between them: two metric files, from two people or two settings.
 
-usage: python -m scripts.compare A.json B.json
-
 Scores answer the same question when metric, its version and settings, and the corpus are equal. Then what differs in the run, the
 scheme and the model's weights is what the scores compare; packages, source and hardware that differ can move the last bits.
 Each metric file says all of this by itself; the run's spec.json is read, too, where it lies in its place beside.
@@ -73,7 +71,9 @@ def report(a: dict, b: dict) -> tuple[bool, str]:
 
 def main(argv=None) -> int:
     """Print what differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs=2, type=Path, metavar="FILE", help="a metric file: <run>/eval/<scheme>/<metric>.json")
     options = parser.parse_args(argv)
     try:

@@ -22,7 +22,7 @@ def users(environment: str) -> list[str]:
 
 def main(argv=None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="scripts.environments", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.environments", description=__doc__.splitlines()[0])
     parser.add_argument("--make", nargs="+", metavar="NAME", default=[], help="environments to make; all for those of quantizers")
     parser.add_argument("--conda", action="store_true", help="write envs/*.yaml from the pins")
     options = parser.parse_args(argv)

@@ -22,7 +22,9 @@ from scripts.core import devices
 
 def parser() -> argparse.ArgumentParser:
     """The launcher's own options, then the program and its arguments."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        prog="python -m scripts.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--gpus", type=int, default=1, help="GPUs per node, one process each; 0 and 1 start one process")
     arguments.add_argument("--nodes", type=int, default=1, help="nodes of the Slurm job that take part")
     arguments.add_argument("--zero", choices=("auto", "2", "3"), default="auto", help="ZeRO stage; auto: the first that fits")

@@ -83,11 +83,19 @@ def disk(plan) -> tuple[float, float]:
 
 def main(argv=None) -> int:
     """Print the plan; exit code 2 with one line when the configuration is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="config.yaml", help="configuration of the sweep (default: config.yaml)")
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        default=["config.yaml"],
+        metavar="FILE",
+        help="configuration of the sweep, later files laid over earlier ones (default: config.yaml)",
+    )
     options = parser.parse_args(argv)
     try:
-        plan = sweep.read(options.config)
+        plan = sweep.read(*options.config)
     except ValueError as error:
         print(f"plan: {error}", file=sys.stderr)
         return 2

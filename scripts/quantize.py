@@ -129,7 +129,7 @@ def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | Non
 def main(argv=None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="scripts.quantize",
+        prog="python -m scripts.quantize",
         description=__doc__,
         epilog=catalogue(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -110,11 +110,19 @@ def table(cells: list[tuple[dict, str]]) -> str:
 
 def main(argv=None) -> int:
     """Print the table; exit code 0 whatever the state."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="config.yaml", help="configuration of the sweep (default: config.yaml)")
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        default=["config.yaml"],
+        metavar="FILE",
+        help="configuration of the sweep, later files laid over earlier ones, or its sweep.json (default: config.yaml)",
+    )
     options = parser.parse_args(argv)
     try:
-        plan = sweep.read(options.config)
+        plan = sweep.read(*options.config)
     except ValueError as error:
         print(f"status: {error}", file=sys.stderr)
         return 2

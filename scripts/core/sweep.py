@@ -18,16 +18,31 @@ def resolved(path) -> dict:
     return configuration.resolve(content)
 
 
-def read(path) -> Plan:
-    """The plan of a configuration file (YAML) or of a sweep's own sweep.json; ValueError with one line when it is wrong."""
+def read(*paths) -> Plan:
+    """The plan of configuration files (YAML) or of a sweep's own sweep.json; ValueError with one line when it is wrong.
+
+    Of several files, later ones are laid over earlier ones, as `snakemake --configfile` does.
+    """
+    from snakemake.utils import update_config
+
+    content = {}
+    for path in paths:
+        update_config(content, parsed(path))
+    plan = grid.plan(configuration.resolve(content))
+    memory.check(plan)
+    return plan
+
+
+def parsed(path) -> dict:
+    """Content of one configuration file; a sweep.json, which names no folder, is about the folder that it lies in."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise ValueError(f"--config: {str(path)!r} does not exist; allowed: a configuration file") from None
     except yaml.YAMLError as error:
         raise ValueError(
             f"--config: {str(path)!r} is not YAML ({str(error).splitlines()[0]}); allowed: a configuration file"
         ) from error
-    plan = grid.plan(configuration.resolve(content or {}))
-    memory.check(plan)
-    return plan
+    if not isinstance(content, dict):
+        raise ValueError(f"--config: {str(path)!r} holds {str(content)[:80]!r}; allowed: a mapping, as in config.yaml")
+    return {"results": str(Path(path).parent)} | content if Path(path).name == "sweep.json" else content

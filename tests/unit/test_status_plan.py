@@ -85,14 +85,35 @@ def test_plan_counts_jobs_and_states_where_hours_come_from(tmp_path, monkeypatch
     assert rows["people", "evaluate"][2] == "6" and rows["people", "evaluate"][-1] == "assumed"
 
 
+def test_files_are_laid_over_one_another(tmp_path, monkeypatch):
+    make(tmp_path, monkeypatch)
+    more = {"results": "elsewhere", "schemes": {"rtn_int3": {"kind": "rtn", "bits": 3}}, "sweep": MICRO["sweep"][:1]}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(more))
+    plan = sweep.read("sweep.yaml", "more.yaml")
+    assert list(plan.config["schemes"]) == [*MICRO["schemes"], "rtn_int3"] and plan.config["results"] == "elsewhere"
+    assert plan.config["metrics"] == sweep.read("sweep.yaml").config["metrics"]
+
+
+def test_a_sweep_json_is_about_the_folder_it_lies_in(tmp_path, monkeypatch, capsys):
+    """It names no folder: a status from it must not count what another sweep has done."""
+    plan = make(tmp_path, monkeypatch)
+    text = {key: plan.config[key] for key in ("corpora", "schemes", "metrics", "unlearning", "sweep", "evaluation")}
+    touch(tmp_path / "results/other/sweep.json", json.dumps(text))
+    run = plan.evaluated()[2].path
+    touch(tmp_path / "results/other" / run / "outcome.json", json.dumps({"status": "diverged"}))
+    assert status.main(["--config", "results/other/sweep.json"]) == 0
+    assert "in results/other" in (said := capsys.readouterr().out) and said.splitlines()[1].split()[-2:] == ["2", "10"]
+
+
 @pytest.mark.parametrize("program", [status, costs])
 def test_a_wrong_configuration_is_one_line(tmp_path, monkeypatch, capsys, program):
     make(tmp_path, monkeypatch)
-    (tmp_path / "sweep.yaml").write_text("corpora: {}")
-    assert program.main(["--config", "sweep.yaml"]) == 2
+    for text in ("corpora: {}", "- corpora"):
+        (tmp_path / "sweep.yaml").write_text(text)
+        assert program.main(["--config", "sweep.yaml"]) == 2
     assert program.main(["--config", "nowhere.yaml"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2 and "schemes: missing" in errors[0] and "nowhere.yaml" in errors[1]
+    assert len(errors) == 3 and "schemes: missing" in errors[0] and "a mapping" in errors[1] and "nowhere.yaml" in errors[2]
 
 
 def test_a_sweep_json_of_an_earlier_version_gets_the_keys_that_came_later(tmp_path):
