@@ -245,8 +245,10 @@ def stored(parts: dict, scheme: dict):
 
     if not {"input_scale", "output_scale"} <= parts.keys():
         raise ValueError("artifact: no scales beside AWQ's codes; allowed: a folder that this version of scripts.quantize wrote")
-    values, codes, edge = _formats.stored(_formats.pack_quantized(parts, scheme["bits"]), parts, scheme["bits"])
-    return values / parts["input_scale"] * parts["output_scale"][:, None], codes, edge
+    values, codes, _ = _formats.stored(_formats.pack_quantized(parts, scheme["bits"]), parts, scheme["bits"])
+    steps = parts["weight_scale"].float().repeat_interleave(values.shape[1] // parts["weight_scale"].shape[1], 1)
+    values, steps = (part / parts["input_scale"] * parts["output_scale"][:, None] for part in (values, steps))
+    return values, codes, steps.median().item() / 2
 
 
 def describe(model, scheme: dict) -> dict:

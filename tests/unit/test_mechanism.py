@@ -110,6 +110,19 @@ def test_stored_awq_is_the_loaded_model_with_its_scales_taken_out(results, weigh
         awq.stored(parts, AWQ)
 
 
+def test_the_edge_of_stored_awq_is_in_the_checkpoint_s_units():
+    """Stored four times as large, in two rows eight times: so much too large would half a stored step be."""
+    weight = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+    output = torch.ones(8).index_fill(0, torch.tensor([3, 5]), 0.5)
+    codes, scale, zero = awq.rounded(weight * 4 / output[:, None], 4, 16)
+    parts = _formats.to_pack_quantized(codes.long(), scale.half(), zero.long(), weight.shape, 4)
+    parts |= {"input_scale": torch.full((32,), 4.0), "output_scale": output}
+    values, _, edge = awq.stored(parts, AWQ)
+    steps = scale.reshape(8, 2) / 4 * output[:, None]
+    assert edge == pytest.approx(steps.repeat_interleave(16, 1).median().item() / 2, rel=1e-6)
+    assert (values == 0).float().mean().item() == pytest.approx((weight.abs() < edge).float().mean().item(), abs=0.03)
+
+
 @pytest.mark.parametrize("layout", ["gptq", "pack_quantized", "hqq"])
 def test_stored_codes_are_those_that_were_packed(layout):
     generator = torch.Generator().manual_seed(0)
