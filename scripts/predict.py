@@ -120,8 +120,8 @@ def score(table: pd.DataFrame) -> dict:
 
 
 def numbers(measured, predicted, half, weight) -> dict[str, np.ndarray]:
-    """Scores for each row of weights (resamples, cells)."""
-    total = weight.sum(1)
+    """Scores for each row of weights (resamples, cells); coverage is over the cells that have a width, NaN where none has."""
+    total, banded = weight.sum(1), weight * np.isfinite(half)
     mean_y, mean_x = weight @ measured / total, weight @ predicted / total
     spread_y = weight @ measured**2 / total - mean_y**2
     spread_x = weight @ predicted**2 / total - mean_x**2
@@ -129,12 +129,13 @@ def numbers(measured, predicted, half, weight) -> dict[str, np.ndarray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.where(spread_x > 1e-12, both / spread_x, np.nan)
         r2 = np.where(spread_y > 1e-12, 1 - (weight @ (measured - predicted) ** 2 / total) / spread_y, np.nan)
+        coverage = banded @ (np.abs(measured - predicted) <= half) / banded.sum(1)
     return {
         "R2": r2,
         "slope": slope,
         "intercept": mean_y - slope * mean_x,
         "error": weight @ np.abs(measured - predicted) / total,
-        "coverage": weight @ (np.abs(measured - predicted) <= half) / total,
+        "coverage": coverage,
     }
 
 

@@ -54,6 +54,13 @@ def test_what_is_left_out_is_not_seen():
     assert alone["method", "weights"]["reason"] == "one method only: nothing can be left out"
 
 
+def test_without_a_width_there_is_no_coverage():
+    """Four other settings are too few to tell how wide errors are: coverage is then unknown, which is not 0."""
+    found = fits(predict.predict(*sweep(lambda method, kept, noise: 1 - kept, settings=4)))
+    assert found["method", "1 − kept"]["R2"] == 1 and np.isnan(found["method", "1 − kept"]["coverage"])
+    assert np.isnan(found["method", "1 − kept"]["coverage_low"]) and found["setting", "1 − kept"]["coverage"] == 1
+
+
 def test_cells_without_a_usable_recovery_are_counted_and_too_few_are_said(tmp_path, capsys):
     recovery, mechanism = sweep(lambda method, kept, noise: 1 - kept, gradient=False)
     recovery.loc[recovery.index[1], "R_high"] = 9.0
