@@ -70,12 +70,12 @@ def text(value) -> str:
     return "" if value is None or (isinstance(value, float) and value != value) else str(value)
 
 
-def write(table: pd.DataFrame, path) -> None:
-    """Write a .csv or .parquet file atomically; six decimals, so that equal results are equal bytes."""
+def write(table: pd.DataFrame, path, decimals: int | None = 6) -> None:
+    """Write a .csv or .parquet file atomically; six decimals, so that equal results are equal bytes (None: all there are)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    rounded = table.round(6)
+    rounded = table if decimals is None else table.round(decimals)
     try:
         if path.suffix == ".parquet":
             rounded.to_parquet(partial, index=False)

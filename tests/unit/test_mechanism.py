@@ -296,3 +296,13 @@ def test_tables_add_up(results, tmp_path):
     tables.write(made, tmp_path / "mechanism.csv")
     read = tables.read(tmp_path, ["mechanism"])["mechanism"]
     assert read.projection.dtype == float and read.lr.tolist() == ["x"] * len(read)
+
+
+def test_small_shares_keep_their_digits_in_the_table(tmp_path, monkeypatch):
+    """A tiny update under a coarse scheme: what its predictors are read from is not cut at six decimals."""
+    rows = [dict.fromkeys(mechanism_tables.LABELS, "x") | {"module": "all", "noise_ratio": 3.2123454e-7, "code_changed": 1.25e-6}]
+    monkeypatch.setattr(mechanism_tables, "collect", lambda config, results: {"mechanism": rows, "moved": []})
+    monkeypatch.setattr(mechanism_tables.sweep, "resolved", lambda path: {})
+    assert mechanism_tables.main(["--sweep", "x", "--results", str(tmp_path)]) == 0
+    read = tables.read(tmp_path, ["mechanism"])["mechanism"].iloc[0]
+    assert (read.noise_ratio, read.code_changed) == (3.21235e-7, 1.25e-6)
