@@ -29,7 +29,7 @@ demo: install  ## run the main job on a small model trained here, then print its
 	$(BIN)/snakemake --profile profiles/demo --report-after-run --report results/demo/report.html
 	$(BIN)/python -m scripts.summary --tables results/demo --report results/demo/report.html
 
-controls: install  ## which ingredient survives quantization: the control grid (an hour on 2 cores; start again to go on)
+controls: install  ## which ingredient makes unlearning survive quantization: the control grid (an hour on 2 cores; start again to go on)
 	$(BIN)/snakemake --profile profiles/demo --configfile profiles/demo/sweep.yaml profiles/presets/controls.yaml --report-after-run --report results/controls/report.html
 	$(BIN)/python -m scripts.summary --tables results/controls --report results/controls/report.html
 	mkdir -p docs/measurements
@@ -54,13 +54,13 @@ lint: install  ## check style: ruff, snakefmt, snakemake --lint
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-plan: install  ## what the sweep of CONFIG will cost: cells, trainings, disk, hours
+plan: install  ## what the sweep of CONFIG (one file, or several laid over one another) will cost: cells, trainings, disk, hours
 	$(BIN)/python -m scripts.plan --config $(CONFIG)
 
 status: install  ## how far the sweep of CONFIG is, per axis, and the disk it takes
 	$(BIN)/python -m scripts.status --config $(CONFIG)
 
-envs: install  ## build the environments of the schemes that need their own (GPTQ, ...), each from its pins
+envs: install  ## build the environments of the schemes that need their own (GPTQ, …), each from its pins
 	$(BIN)/python -m scripts.environments --make all
 
 test-cluster: install  ## run the tests on a real Slurm, started on this machine (Debian packages: tests/cluster/packages.txt)

@@ -36,7 +36,7 @@ def compare(config: dict, results) -> list[dict]:
     if not wanted:
         return []
     cells = [cell for cell in aggregate.sweep_cells(config) if cell["scheme"] in wanted | {"full"}]
-    cells = [cell for cell in cells if cell["kind"] in recovery.RECOVERED and cell["split"] == "forget"]
+    cells = [cell for cell in cells if recovery.tells_recovery(cell)]
     loaded = [scored.load(cell, Path(results)) for cell in cells]
     loaded += aggregate.pooled(loaded)
     parts = {(p[0]["row"]["run"], p[0]["row"]["scheme"], p[0]["row"]["metric"]): p for p in recovery.matched(loaded)}

@@ -1,4 +1,4 @@
-"""Quantize a checkpoint once, into a folder that evaluation reads; for the schemes that are dear to make.
+"""Quantize a checkpoint once, into a folder that evaluation reads; for the schemes that are expensive to make.
 
 usage: python -m scripts.quantize --run RUN --corpus CORPUS --scheme SCHEME.json --out RUN/quantized/NAME
 

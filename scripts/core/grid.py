@@ -9,7 +9,7 @@ from scripts.core.blocks import expand
 from scripts.core.checking import ConfigError
 from scripts.core.lineage import add
 from scripts.core.plan import Plan
-from scripts.core.pruning import misfit, spared
+from scripts.core.pruning import misfit, unasked
 
 
 def plan(config: dict) -> Plan:
@@ -25,7 +25,7 @@ def plan(config: dict) -> Plan:
             sweep.schemes[f"{corpus}/schemes/{scheme}.json"] = scheme_file(corpus, scheme, config)
     for run in sweep.evaluated():
         for scheme, parameters in config["schemes"].items():
-            reason = misfit(run, parameters) or spared(run, parameters, config)
+            reason = misfit(run, parameters) or unasked(run, parameters, config)
             if reason:
                 sweep.pruned.append(f"{run.path} under {scheme}: {reason}")
             else:

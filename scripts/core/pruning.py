@@ -52,7 +52,7 @@ def misfit(run: Run, scheme: dict) -> str | None:
     return None
 
 
-def spared(run: Run, scheme: dict, config: dict) -> str | None:
+def unasked(run: Run, scheme: dict, config: dict) -> str | None:
     """Why a run is not evaluated under a scheme that could hold it, or None."""
     wanted = config["evaluation"]["retrain"] == "all" or run.stage != "retrain" or scheme["kind"] == "full"
     return None if wanted else "evaluation.retrain is full"

@@ -6,13 +6,17 @@ R_s = (M_s(unlearned) − M_full(unlearned)) / (M_s(target) − M_full(unlearned
 Of a perplexity M is −NLL, the log-likelihood per token, and there is R alone: a log-likelihood has no zero for K.
 """
 
-from scripts.core import statistics, tables
+from scripts.core import registry, statistics, tables
 
-RECOVERED = ("verbmem", "knowmem", "perplexity")
+
+def tells_recovery(row: dict) -> bool:
+    """Whether a metric says what is known of the forget set: its file says `RECOVERED = True`, and it reads that split."""
+    known = row["kind"] in registry.names("metrics")
+    return known and row["split"] == "forget" and registry.constants("metrics", row["kind"]).get("RECOVERED", False)
 
 
 def rows(loaded: list[dict]) -> list[dict]:
-    """Rows of K and R for every unlearned run (and pool of seeds), scheme, and metric in RECOVERED on the forget set."""
+    """Rows of K and R for every unlearned run (and pool of seeds), scheme, and metric that tells recovery."""
     return [row_of(*parts) for parts in matched(loaded)]
 
 
@@ -28,8 +32,7 @@ def matched(loaded: list[dict]):
             targets[row["corpus"], row["scheme"], row["metric"]] = cell
     for cell in loaded:
         row = cell["row"]
-        forget = row["kind"] in RECOVERED and row["split"] == "forget"
-        if row["method"] not in tables.REFERENCES and forget:
+        if row["method"] not in tables.REFERENCES and tells_recovery(row):
             full = cells.get((row["run"], row["checkpoint"], "full", row["metric"]))
             yield cell, full, targets.get((row["corpus"], row["scheme"], row["metric"]))
 

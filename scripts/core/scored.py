@@ -12,7 +12,7 @@ import numpy as np
 from scripts.core import statistics, tables
 from scripts.core.storage import read_json
 
-SCORE_KEYS = ("score", "rougeL", "acc", "nll", "entropy")
+SCORE_KEYS = ("score", "rougeL", "acc", "nll", "entropy")  # where a sample has its score; else under the name of its metric's kind
 PRIVLEAK_SCORE = "Min-40%"
 
 
@@ -126,7 +126,7 @@ def per_sample(content: dict) -> tuple[np.ndarray | None, np.ndarray | None]:
     samples = content.get("samples")
     if not isinstance(samples, list) or not samples or not isinstance(samples[0], dict):
         return None, None
-    name = next((name for name in SCORE_KEYS if name in samples[0]), None)
+    name = next((name for name in (*SCORE_KEYS, content.get("kind")) if name in samples[0]), None)
     try:
         scores = np.array([sample[name] for sample in samples], dtype=float)
         weights = np.array([sample["tokens"] for sample in samples], dtype=float) if name == "nll" else None

@@ -22,6 +22,7 @@ PARAMETERS = {
     },
 }
 VERSION = 1
+RECOVERED = True
 PAIR = "Question: {question}\nAnswer: {answer}"  # also the form of question-answer lines in training text
 ASK = "Question: {question}\nAnswer:"
 BREAK = "\n\n"

@@ -33,6 +33,7 @@ PARAMETERS = {
     },
 }
 VERSION = 1
+RECOVERED = True
 FILES = {"forget": "forget", "retain": "retain1", "holdout": "holdout"}
 SHOWN = 80  # characters of a window that are recorded
 

@@ -27,6 +27,7 @@ PARAMETERS = {
     },
 }
 VERSION = 1
+RECOVERED = True
 
 
 def evaluate(engine, data, settings: dict) -> dict:

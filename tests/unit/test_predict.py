@@ -46,7 +46,7 @@ def test_noise_is_not_predicted():
 
 
 def test_what_is_left_out_is_not_seen():
-    """A method that behaves the other way round can't be foretold from the other; from its own other settings it can."""
+    """A method that behaves the other way round can't be predicted from the other; from its own other settings it can."""
     found = fits(predict.predict(*sweep(lambda method, kept, noise: kept if method == "ga" else 1 - kept)))
     assert found["method", "weights"]["R2"] < -1
     alone = fits(predict.predict(*sweep(lambda method, kept, noise: kept, methods=("ga",), settings=9)))

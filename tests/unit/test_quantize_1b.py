@@ -1,4 +1,4 @@
-"""The measurement of dear schemes at a size that takes seconds: what is printed is what quantization.json says."""
+"""The measurement of expensive schemes at a size that takes seconds: what is printed is what quantization.json says."""
 
 from benchmarks import quantize_1b
 

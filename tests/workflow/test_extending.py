@@ -5,6 +5,7 @@ that published models take.
 """
 
 import copy
+import csv
 import json
 import os
 import re
@@ -22,6 +23,11 @@ def examples() -> dict[str, str]:
     """{path: code} of the files in the page."""
     page = (ROOT / "docs/extending.md").read_text()
     return dict(re.findall(r"^`(scripts/\S+\.py)`:\n\n```python\n(.*?)^```$", page, re.M | re.S))
+
+
+def rows(table: Path) -> list[dict]:
+    with open(table, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_a_method_a_scheme_and_a_metric_are_one_file_each(finished, tmp_path):
@@ -58,6 +64,9 @@ def test_a_method_a_scheme_and_a_metric_are_one_file_each(finished, tmp_path):
     assert len(history) == 3 and history[0]["forget"] > 0
     full, sign = (json.loads((run / f"eval/{scheme}/exact_f.json").read_text()) for scheme in ("full", "sign"))
     assert full["status"] == sign["status"] == "ok" and full["n"] == sign["n"] == 9
+    scores = {row["scheme"]: row for row in rows(copy / "results/extended/scores.csv") if row["method"] == "flatten"}
+    assert scores["sign"]["low"] and scores["sign"]["high"], scores["sign"]["reason"]
+    assert [row["scheme"] for row in rows(copy / "results/extended/recovery.csv") if row["metric"] == "exact_f"] == ["full", "sign"]
     assert 1 < sign["bits_per_weight"] < full["bits_per_weight"] == 16
 
 

@@ -1,4 +1,4 @@
-# Quantized models that are dear to make (GPTQ, AWQ, …) are kept on disk; cheap ones are made inside the evaluation job.
+# Quantized models that are expensive to make (GPTQ, AWQ, …) are kept on disk; cheap ones are made inside the evaluation job.
 
 
 # A checkpoint with whole weights, for environments that can't read differences; gone after the last job that reads it.
