@@ -10,9 +10,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from scripts.core import sweep
+from scripts.core import registry, sweep
+from scripts.core.grid import plan
+from scripts.core.plan import LABELS, named
 from scripts.core.storage import read_json
-from scripts.mechanism_tables import LABELS
 
 COLUMNS = [*LABELS, "scheme", "device", "train_hours", "quantize_hours", "evaluate_hours", "mechanism_hours"]
 COLUMNS += ["checkpoint_bytes", "model_bytes", "artifact_bytes"]
@@ -38,8 +39,6 @@ def evaluation_hours(times: Path, scheme: str, held: list[str], config: dict) ->
     A job that serves several is named by one of them; those that may share a job count with equal shares of all their jobs,
     since a resolved configuration does not keep the order that decides.
     """
-    from scripts.core import registry
-
     rooms = {}  # as grid.evaluations divides them
     for name in held:
         facts = registry.constants("quantizers", config["schemes"][name]["kind"])
@@ -73,9 +72,6 @@ def size(folder: Path) -> int | None:
 
 def collect(config: dict, results: Path) -> list[dict]:
     """One row per run and scheme of a resolved configuration; what is not known is None."""
-    from scripts.core.grid import plan
-    from scripts.core.plan import labels
-
     made, sizes, held = [], {}, defaultdict(list)
     cells = plan(config).cells
     for run, scheme in cells:
@@ -85,8 +81,7 @@ def collect(config: dict, results: Path) -> list[dict]:
         if run.path not in sizes:
             sizes[run.path] = size(place / "checkpoint")
         model = described(place, scheme)
-        row = {name: value for name, value in labels(run).items() if name in LABELS}
-        row |= {"scheme": scheme, "device": device(place), "checkpoint_bytes": sizes[run.path]}
+        row = named(run) | {"scheme": scheme, "device": device(place), "checkpoint_bytes": sizes[run.path]}
         row["train_hours"] = first(hours(times / "unlearn.tsv"), hours(times / "combine.tsv"), hours(times.with_suffix(".tsv")))
         row["quantize_hours"] = hours(times / f"quantize_{scheme}.tsv")
         row["evaluate_hours"] = evaluation_hours(times, scheme, held[run.path], config)

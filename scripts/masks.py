@@ -15,12 +15,11 @@ from pathlib import Path
 
 from scripts.core import registry, sweep, tables
 from scripts.core.grid import plan
-from scripts.core.plan import Run, labels
+from scripts.core.plan import LABELS, Run, named
 from scripts.core.storage import read_json
 
-RUN = ["run", "corpus", "method", "regularizer", "lr", "weights", "moments", "setting", "seed"]
 NUMBERS = ["percentile", "threshold", "layer", "norm", "trained"]
-COLUMNS = [*RUN, "objective", "saliency", "percentile", "threshold", "weight", "layer", "module", "norm", "trained", "status"]
+COLUMNS = [*LABELS, "objective", "saliency", "percentile", "threshold", "weight", "layer", "module", "norm", "trained", "status"]
 INSIDE = re.compile(r"(?:^|.*?\.)(\d+)\.(.+)")
 
 
@@ -40,7 +39,7 @@ def objective(run: Run) -> str:
 def rows(run: Run, results) -> list[dict]:
     """The rows of one masked run. ValueError when its mask.json is not JSON."""
     training = run.spec["training"]
-    shared = {name: labels(run)[name] for name in RUN} | {"objective": objective(run), "saliency": training["saliency"]}
+    shared = named(run) | {"objective": objective(run), "saliency": training["saliency"]}
     shared["percentile"] = training["percentile"]
     path = Path(results) / run.path / "mask.json"
     if not path.exists():

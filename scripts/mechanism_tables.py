@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import median
 
 from scripts.core import sweep
+from scripts.core.grid import plan
+from scripts.core.plan import LABELS, named
 from scripts.core.storage import read_json
 
-LABELS = ["run", "corpus", "method", "regularizer", "lr", "weights", "moments", "setting", "seed"]
 RATIOS = ["changed", "code_changed", "value_changed", "survived", "projection", "noise", "snr", "noise_ratio", "relative_step"]
 RATIOS += ["kept", "first_order"]
 MECHANISM = [*LABELS, "scheme", "module", "status", "n", *RATIOS, "edge"]
@@ -73,14 +74,11 @@ def histograms(run: str, content: dict) -> list[dict]:
 
 def collect(config: dict, results: Path) -> dict[str, list[dict]]:
     """{"mechanism", "moved"}: rows of every unlearned run of a resolved configuration; a run without a file has status missing."""
-    from scripts.core.grid import plan
-    from scripts.core.plan import labels
-
     made = {"mechanism": [], "moved": []}
     for run in plan(config).evaluated():
         if run.stage != "unlearn" or run.point:  # of a training, its end
             continue
-        label = {name: value for name, value in labels(run).items() if name in LABELS}
+        label = named(run)
         path = results / run.path / "mechanism.json"
         content = read_json(path) if path.exists() else {"status": "missing"}
         made["mechanism"] += rows(label, content)

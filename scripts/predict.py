@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from scripts.core import statistics, tables
-from scripts.mechanism_tables import LABELS
+from scripts.core.plan import LABELS
 
 KINDS = ("perplexity", "verbmem", "knowmem")
 SPLITS = {"method": "one method left out", "scheme": "one scheme left out", "setting": "one setting left out"}

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 from scripts.core import sweep, tables
+from scripts.core.grid import plan
+from scripts.core.plan import labels
 from scripts.core.storage import read_json
 
 COLUMNS = [*tables.GROUP, "run", "seed", "scheme", "quantizer", "parameters", "bits_per_weight", "bytes", "bytes_on_disk"]
@@ -25,11 +27,8 @@ def parameters(scheme: dict) -> str:
 
 def rows(config: dict, results: Path) -> list[dict]:
     """One row per run and scheme that has been evaluated."""
-    from scripts.core.grid import plan
-    from scripts.core.plan import labels
-
-    planned, found = plan(config), []
-    for run, scheme in planned.cells:
+    found = []
+    for run, scheme in plan(config).cells:
         folder = results / run.path / "eval" / scheme
         content = next((c for c in (described(folder / f"{name}.json") for name in config["metrics"]) if c), None)
         if content:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from scripts.core.storage import dumps
 
+# Columns that name a run in tables of weights, masks and costs.
+LABELS = ["run", "corpus", "method", "regularizer", "lr", "weights", "moments", "setting", "seed"]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -85,3 +88,9 @@ def labels(run: Run) -> dict:
     rest = {k: v for k, v in training.items() if k not in columns} if unlearned else {}
     rest |= {k: spec["model"][k] for k in ("hidden",) if unlearned and k in spec["model"]}  # to draw scores against width
     return columns | {"axes": method | regularizer | rest}
+
+
+def named(run: Run) -> dict:
+    """A run's LABELS."""
+    found = labels(run)
+    return {name: found[name] for name in LABELS}

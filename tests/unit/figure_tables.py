@@ -6,6 +6,7 @@ from matplotlib.text import Text
 
 from scripts import calibration_effect, costs, mechanism_tables, predict
 from scripts.core import registry, tables
+from scripts.core.plan import LABELS
 
 SCHEMES = ("full", "bnb_fp4", "rtn_int4_tensor")
 METRICS = (("verbmem_f", "verbmem", "forget"), ("knowmem_f", "knowmem", "forget"), ("knowmem_r", "knowmem", "retain"))
@@ -68,13 +69,13 @@ def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, sett
 
 def cost(label, scheme, bad):
     """A row of costs.csv: an hour of training, two of evaluation, 1 MB of checkpoint; a diverged run was trained only."""
-    row = {name: label.get(name, "") for name in mechanism_tables.LABELS} | {"scheme": scheme, "device": "cpu", "train_hours": 1.0}
+    row = {name: label.get(name, "") for name in LABELS} | {"scheme": scheme, "device": "cpu", "train_hours": 1.0}
     return row if bad else row | {"evaluate_hours": 2.0, "checkpoint_bytes": 1e6, "model_bytes": 5e5}
 
 
 def weights_of(label, schemes, bad):
     """Rows of mechanism.csv of a run; each scheme's innermost code ends at another weight."""
-    row = {name: label[name] for name in mechanism_tables.LABELS} | {"module": "all", "status": "diverged" if bad else "ok"}
+    row = {name: label[name] for name in LABELS} | {"module": "all", "status": "diverged" if bad else "ok"}
     return [row | {"scheme": scheme, "edge": 2.0**-i} for i, scheme in enumerate(() if bad else schemes)] or [row | {"scheme": ""}]
 
 

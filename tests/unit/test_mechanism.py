@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from scripts import mechanism, mechanism_tables
 from scripts.core import quantization, registry, tables, update
+from scripts.core.plan import LABELS
 from scripts.quantizers import _artifact, _formats, awq
 
 SCHEMES = {
@@ -282,7 +283,7 @@ def test_wrong_input_is_one_line(results, tmp_path, capsys):
 
 def test_tables_add_up(results, tmp_path):
     content = call(results, ["full", "tensor"], out=tmp_path / "mechanism.json")
-    label = dict.fromkeys(mechanism_tables.LABELS, "x") | {"run": "people/run"}
+    label = dict.fromkeys(LABELS, "x") | {"run": "people/run"}
     made = tables.plain(mechanism_tables.rows(label, content), mechanism_tables.MECHANISM)
     assert len(made) == 2 * 8 + 1 and set(made.module) == {"all", "rest", *(n.split(".")[-1] for n in awq.READS)}
     whole = made[made.module == "all"].set_index("scheme")
@@ -300,7 +301,7 @@ def test_tables_add_up(results, tmp_path):
 
 def test_small_shares_keep_their_digits_in_the_table(tmp_path, monkeypatch):
     """A tiny update under a coarse scheme: what its predictors are read from is not cut at six decimals."""
-    rows = [dict.fromkeys(mechanism_tables.LABELS, "x") | {"module": "all", "noise_ratio": 3.2123454e-7, "code_changed": 1.25e-6}]
+    rows = [dict.fromkeys(LABELS, "x") | {"module": "all", "noise_ratio": 3.2123454e-7, "code_changed": 1.25e-6}]
     monkeypatch.setattr(mechanism_tables, "collect", lambda config, results: {"mechanism": rows, "moved": []})
     monkeypatch.setattr(mechanism_tables.sweep, "resolved", lambda path: {})
     assert mechanism_tables.main(["--sweep", "x", "--results", str(tmp_path)]) == 0

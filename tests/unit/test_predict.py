@@ -6,7 +6,7 @@ import pytest
 
 from scripts import predict
 from scripts.core import tables
-from scripts.mechanism_tables import LABELS
+from scripts.core.plan import LABELS
 
 
 def sweep(recovered, methods=("ga", "npo"), settings=6, schemes=("full", "a", "b", "c"), gradient=True):
