@@ -2,7 +2,8 @@
 
 The prompt is a passage's beginning; the continuation of `new_tokens` tokens is compared with the true one, cut to as
 many tokens, by ROUGE-L F1 (MUSE, Shi et al., arXiv 2407.06460). MUSE decodes greedily; Zhang et al. (arXiv 2410.16454)
-sample at temperature 0.9, which `temperature` gives with a seed per example.
+sample at temperature 0.9, which `temperature` gives with a seed per example (from all tokens; transformers, which they call,
+had a top_k of 50 by default).
 """
 
 PARAMETERS = {
