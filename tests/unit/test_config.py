@@ -209,6 +209,11 @@ def test_split_that_a_cell_needs_is_left_out(tmp_path):
     config["corpora"]["people"]["splits"] = ["forget"]
     with pytest.raises(ConfigError, match=r"corpora.people.splits: .*lacks 'retain1', which ga with gdr needs"):
         check(config)
+    config["sweep"] = [{"corpus": "people", "method": "ga", "regularizer": "none"}]
+    assert check(config).cells  # reads no retain text
+    config["sweep"][0]["method"] = "rmu"
+    with pytest.raises(ConfigError, match="lacks 'retain1', which rmu with none needs"):
+        check(config)
 
 
 def test_hub_source_while_offline(monkeypatch):

@@ -121,6 +121,43 @@ def test_rows_name_every_cell_once():
     assert len({(r["run"], r["scheme"], r["metric"]) for r in rows}) == len(rows)
     target = next(r for r in rows if r["method"] == "target")
     assert (target["regularizer"], target["lr"], target["weights"]) == ("none", "", "")
+    assert (target["moments"], target["setting"], target["axes"]) == ("", "", {})
+
+
+def test_rows_say_what_a_run_was():
+    config = copy.deepcopy(MICRO)
+    config["sweep"] = [block(weights="fp32", beta=0.5, alpha=2.0, max_steps=7, checkpoint_at=[3], seed=4)]
+    rows = [row for row in grid.plan(configuration.resolve(config)).rows() if row["method"] == "npo"]
+    assert {row["checkpoint"] for row in rows} == {"", "step3"}
+    for row in rows:
+        assert (row["corpus"], row["regularizer"], row["lr"], row["weights"], row["moments"]) == (
+            "people", "gdr", "1e-5", "fp32", "fp32",
+        )  # fmt: skip
+        assert (row["seed"], row["setting"]) == (4, "lr1e-5_fp32_st7_a2_beta0.5_batch2_at3")
+        assert row["axes"].items() >= {"beta": 0.5, "alpha": 2.0, "max_steps": 7, "hidden": 32}.items()
+        assert not row["axes"].keys() & {"lr", "weights", "moments", "seed"}
+
+
+def test_masked_runs_are_the_trainings_with_a_mask():
+    """Checkpoints along a masked training share its mask; base models and runs without one have none."""
+    plan = plan_of(block(saliency=["none", "module"], max_steps=4, checkpoint_at=[2]))
+    assert [run.path.split("/")[2] for run in plan.masked()] == ["lr1e-5_bf16_st4_a1_batch2_sure-module90_at2"]
+
+
+def test_a_published_model_matters_to_its_own_run_and_the_target_to_those_that_start_from_it():
+    def specs(**changes):
+        config = copy.deepcopy(MICRO)
+        model = {"kind": "pretrained", "target": "a/b", "retrain": "a/c"} | changes
+        config["corpora"]["people"] = {"kind": "muse", "source": "a/d", "max_length": 64, "model": model}
+        config["sweep"] = [block()]
+        return grid.plan(configuration.resolve(config)).texts()
+
+    def changed(**changes):
+        before, after = specs(), specs(**changes)
+        return {path.split("/")[1] for path in before if before[path] != after[path]}
+
+    assert changed(retrain="a/e") == {"retrain"}
+    assert changed(target="a/e") == {"target", "npo_gdr"}
 
 
 def plan_of(*blocks, reinforce=True, **schemes):
@@ -175,27 +212,6 @@ def test_stochastic_rounding_keeps_moments_in_bf16_unless_named():
     assert found == {"lr1e-5_bf16_stochastic_st4_a1_batch2": "bf16", "lr1e-5_bf16_stochastic_st4_a1_momentsfp32_batch2": "fp32"}
 
 
-def test_arithmetic_on_checkpoints_is_one_run_whatever_the_training_says():
-    plan = plan_of(
-        block(method=["task_vector", "whp", "npo"], regularizer=["none", "gdr"], lr=["1e-5", "1e-4"], alpha=2.0, seed=[0, 1])
-    )
-    found = [run for run in plan.runs.values() if run.stage == "unlearn" and "npo" not in run.path]
-    assert {run.path for run in found} == {"people/task_vector_none/a2/seed0", "people/whp_none/a2/seed0"}
-    assert found[0].spec["training"] == {"store": "bf16"} and found[1].spec["training"] == {}
-    assert [run.path for run in plan.runs.values() if run.stage == "reinforced"] == ["people/reinforced"]
-    assert "reinforce" in plan.runs["people/reinforced"].spec["model"]
-    assert not any("reinforced" in run.path for run in plan.evaluated())
-    assert any("takes no regularizer" in reason for reason in plan.pruned)
-
-
-def test_files_of_one_model_hold_no_pair():
-    cell = {"corpus": "people", "method": ["task_vector", "whp"]}
-    plan = plan_of(cell, files={"kind": "gptq", "bits": 4, "group": 32})
-    held = {(run.path.split("/")[1], scheme) for run, scheme in plan.cells}
-    assert ("whp_none", "rtn_int4") in held and ("task_vector_none", "files") in held and ("whp_none", "files") not in held
-    assert any("whp is made of two" in reason for reason in plan.pruned)
-
-
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -228,37 +244,6 @@ def test_bad_settings_of_masks_and_lora(changes, words):
     with pytest.raises(ConfigError) as caught:
         plan_of(block(**changes))
     assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words)
-
-
-def test_sure_with_lora_is_pruned():
-    plan = plan_of(block(saliency=["none", "module"], parameters=["full", "lora"]))
-    assert len([run for run in plan.runs.values() if run.stage == "unlearn"]) == 3
-    assert any("SURE chooses" in reason for reason in plan.pruned)
-
-
-def test_how_the_reference_is_kept_counts_only_where_one_is():
-    found = paths(block(regularizer=["gdr", "klr"], reference=["auto", "cached", "topk"], reference_k=[8, 16], weights="fp32"))
-    name = "lr1e-5_fp32_ep5_a1"
-    assert sorted(found) == [
-        f"people/npo_gdr/{name}/seed0",
-        f"people/npo_klr/{name}/seed0",
-        f"people/npo_klr/{name}_ref-cached/seed0",
-        f"people/npo_klr/{name}_ref-topk16/seed0",
-        f"people/npo_klr/{name}_ref-topk8/seed0",
-    ]
-
-
-def test_kinds_of_reference_and_optimisers_that_make_no_sense_are_pruned():
-    config = copy.deepcopy(MICRO)
-    config["sweep"] = [
-        block(method=["npo_published", "rmu"], reference=["cached", "topk"]),
-        block(optimizer="adamw_8bit", weights=["bf16", "fp32"], compile=True),
-    ]
-    plan = grid.plan(configuration.resolve(config))
-    reasons = " ".join(plan.pruned)
-    assert "raw logits" in reasons and "whole target model" in reasons and "8-bit" in reasons and len(plan.pruned) == 4
-    found = [run.path for run in plan.runs.values() if run.stage == "unlearn"]
-    assert [path.split("/")[2] for path in found][-1].endswith("_compiled_adamw-8bit") and len(found) == 2
 
 
 def test_checkpoints_along_a_training_are_runs_of_their_own():
