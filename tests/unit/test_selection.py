@@ -1,0 +1,62 @@
+"""MUSE's stopping rule: the first checkpoint that forgot as much as the retrain model, at full precision, in numerical order."""
+
+import pytest
+
+from scripts import aggregate
+from scripts.core import tables
+from tests.unit.test_aggregate import RUN, cells, put, reference, row
+
+AT = {"step9": 80, "step10": 45, "step20": 30, "": 20}  # VerbMem ×100 of the checkpoints along a training
+
+
+def table(root, retrain):
+    """Scores of a run with these checkpoints; the scheme gives back 10 points, but takes nearly all away at step 9."""
+    given = []
+    put(root, "people/retrain", "bnb_nf4", [0.99] * 2)  # plays no part
+    if retrain is not None:
+        put(root, "people/retrain", "full", [retrain / 100] * 2)
+    for name, score in AT.items():
+        run = f"{RUN}/seed0" + (f"/{name}" if name else "")
+        put(root, run, "full", [score / 100] * 2)
+        put(root, run, "bnb_nf4", [0.01 if name == "step9" else (score + 10) / 100] * 2)
+        given += cells(run, checkpoint=name)
+    put(root, "people/ga_none/x/seed0", "full", [0.1, 0.1])
+    given += cells("people/ga_none/x/seed0", setting="x", method="ga", regularizer="none", checkpoint="")
+    given += reference("retrain", scheme_names=("bnb_nf4", "full"))
+    return aggregate.aggregate(given, root, stop="verbmem_f")["scores"]
+
+
+@pytest.mark.parametrize(
+    "retrain, picked",
+    [(90, "step9"), (45, "step10"), (44.9, "step20"), (25, ""), (20, "")],
+)
+def test_the_first_at_or_below_the_retrain_model(tmp_path, retrain, picked):
+    found = table(tmp_path, retrain)
+    full = row(found, checkpoint=tables.STOPPED, scheme="full")
+    assert full["value"] == pytest.approx(AT[picked]) and full.status == "ok"
+    again = row(found, checkpoint=tables.STOPPED, scheme="bnb_nf4")  # the same checkpoint, whatever its own score is
+    assert again["value"] == pytest.approx(1 if picked == "step9" else AT[picked] + 10)
+    assert full.run == again.run == f"{RUN}/seed0" + (f"/{picked}" if picked else "")
+    assert len(found[found.checkpoint == tables.STOPPED]) == 2  # none of a run that kept no checkpoints
+
+
+@pytest.mark.parametrize(
+    "retrain, reason",
+    [
+        (19.9, "no checkpoint's verbmem_f is at or below the retrain model's"),
+        (None, "verbmem_f of the retrain model at full precision is not there"),
+    ],
+)
+def test_where_none_qualifies_the_row_says_why(tmp_path, retrain, reason):
+    found = table(tmp_path, retrain)
+    stopped = found[found.checkpoint == tables.STOPPED]
+    assert len(stopped) == 2 and stopped["value"].isna().all() and set(stopped.reason) == {reason}
+    assert set(stopped.status) == {"missing"}
+
+
+def test_a_checkpoint_without_a_score_is_passed_over(tmp_path):
+    table(tmp_path, retrain=45)
+    put(tmp_path, f"{RUN}/seed0/step10", "full", status="not finite", value=None, reason="logits are not finite")
+    given = [c for name in AT for c in cells(f"{RUN}/seed0" + (f"/{name}" if name else ""), checkpoint=name)]
+    found = aggregate.aggregate(reference("retrain") + given, tmp_path, stop="verbmem_f")["scores"]
+    assert row(found, checkpoint=tables.STOPPED, scheme="full")["value"] == pytest.approx(30)
