@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = set(re.findall(r"^`(scripts/\S+)`:$", (ROOT / "docs/extending.md").read_text(), re.M))  # files that a reader makes
 DESCRIBED = {"methods": "methods.md", "regularizers": "methods.md", "quantizers": "quantizers.md", "metrics": "metrics.md"}
+DESCRIBED |= {"corpora": "corpora.md", "figures": "running.md"}
 
 
 def spans(text: str) -> list[str]:
