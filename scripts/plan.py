@@ -28,9 +28,11 @@ def benchmarks(results: Path) -> dict[tuple[str, str], list[float]]:
         kind = path.stem.split("_")[0]
         if kind not in KINDS or len(parts) < 2:
             continue
-        lines = path.read_text().splitlines()
-        if len(lines) > 1:
-            found[parts[0], kind].append(float(lines[1].split("\t")[0]))
+        try:
+            seconds = float(path.read_text().splitlines()[1].split("\t")[0])
+        except (OSError, ValueError, IndexError):  # cut off while it was written
+            continue
+        found[parts[0], kind].append(seconds)
     return found
 
 

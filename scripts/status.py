@@ -67,12 +67,11 @@ def states(plan, results: Path) -> list[tuple[dict, str]]:
     for run, scheme in plan.cells:
         if run.path not in known:
             folder = results / run.path
-            outcome = folder / "outcome.json"
-            status = read_json(outcome)["status"] if outcome.exists() else None
+            status = ended(folder / "outcome.json")
             logs = listing(results / "logs" / run.path) or listing((results / "logs" / run.path).parent)
             known[run.path] = labels(run), status, logs
         columns, status, logs = known[run.path]
-        prefix = f"{plan.config['results'].rstrip('/')}/{run.path}"
+        prefix = f"{plan.config['results']}/{run.path}"
         if status == "diverged":
             state = "diverged"
         elif metrics <= listing(results / run.path / "eval" / scheme):
@@ -85,6 +84,14 @@ def states(plan, results: Path) -> list[tuple[dict, str]]:
             state = "missing"
         found.append((columns | {"scheme": scheme}, state))
     return found
+
+
+def ended(outcome: Path) -> str | None:
+    """How a training ended, done or diverged; None where it has not, or where the file is damaged."""
+    try:
+        return read_json(outcome)["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def started(run, scheme: str, status, logs: set[str], config: dict) -> bool:

@@ -4,6 +4,7 @@ Nothing here imports torch or asks the network: a login node and a dry run go th
 """
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def resolve(config: dict) -> dict:
     for figure in config["figures"]:
         registry.require("figures", figure, "figures")
     duplicates(config["schemes"])
+    check_full(config["schemes"])
+    config["results"] = os.path.normpath(config["results"])  # ./results and results/ are one folder, to Snakemake's records too
     return config
 
 
@@ -80,6 +83,13 @@ def duplicates(schemes: dict) -> None:
         other = seen.setdefault(repr(sorted(scheme.items())), name)
         if other != name:
             raise ConfigError(f"schemes.{name}: the same scheme as schemes.{other} ({scheme}); allowed: one name per scheme")
+
+
+def check_full(schemes: dict) -> None:
+    """Tables compare every scheme with the one named full: no other name may be full precision, and no other scheme have it."""
+    for name, scheme in schemes.items():
+        if (name == "full") != (scheme["kind"] == "full"):
+            raise ConfigError(f"schemes.{name}: {scheme['kind']!r} is not allowed; allowed: full precision as full: {{kind: full}}")
 
 
 def corpus(entry, name: str) -> dict:

@@ -1,11 +1,11 @@
-"""The plan of a sweep from a configuration file on disk, for the programs that people run beside Snakemake."""
+"""A sweep and its files on disk: the plan of a configuration file, for the programs that people run beside Snakemake."""
 
 from pathlib import Path
 
 import yaml
 
 from scripts.core import config as configuration
-from scripts.core import grid, memory
+from scripts.core import given, grid, memory
 from scripts.core.plan import Plan
 from scripts.core.storage import read_json
 
@@ -37,8 +37,10 @@ def parsed(path) -> dict:
     """Content of one configuration file; a sweep.json, which names no folder, is about the folder that it lies in."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise ValueError(f"--config: {str(path)!r} does not exist; allowed: a configuration file") from None
+        given.check_repeated(path)
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
+        raise ValueError(f"--config: {str(path)!r} {reason}; allowed: a configuration file") from None
     except yaml.YAMLError as error:
         raise ValueError(
             f"--config: {str(path)!r} is not YAML ({str(error).splitlines()[0]}); allowed: a configuration file"

@@ -58,6 +58,17 @@ def test_a_running_training_is_told_by_snakemakes_marks(tmp_path, monkeypatch):
     assert found[run, "full"] == found[run, "rtn_int4"] == "running"
 
 
+def test_damaged_files_are_as_good_as_none(tmp_path, monkeypatch):
+    """What a full disk or a crash of the machine cut off: an outcome, and a benchmark that Snakemake was writing."""
+    plan = make(tmp_path, monkeypatch)
+    results, runs = Path(plan.config["results"]), [run.path for run in plan.evaluated()]
+    for path, text in zip(runs, ('{"status": "do', "[]", "{}", ""), strict=False):
+        touch(results / path / "outcome.json", text)
+        touch(results / "benchmarks" / path / "unlearn.tsv", "s\th:m:s\n"[: 8 - len(text)] + text)
+    assert {state for _, state in status.states(plan, results)} == {"missing"}
+    assert costs.benchmarks(results) == {}
+
+
 def test_the_table_counts_every_cell_once_per_axis(tmp_path, monkeypatch, capsys):
     plan = make(tmp_path, monkeypatch)
     assert status.main(["--config", "sweep.yaml"]) == 0

@@ -1,6 +1,7 @@
 """What a change of the configuration recomputes: the new cells, and nothing else. Dry runs on a finished sweep."""
 
 import os
+import shutil
 
 import pytest
 
@@ -18,6 +19,22 @@ def new(sweep) -> dict[str, int]:
 
 def test_a_finished_sweep_has_nothing_to_do(grown):
     assert grown.jobs() == {}
+
+
+def test_contents_decide_without_snakemakes_records(grown, tmp_path):
+    """.snakemake is often removed to get rid of a lock; a configuration that has changed must not pass for the one that was run.
+
+    Before the tests that touch files: without records, Snakemake goes by dates.
+    """
+    records = grown.folder / ".snakemake"
+    records.rename(tmp_path / "records")
+    try:
+        assert grown.jobs() == {}
+        grown.config["corpora"]["people"]["model"]["finetune"]["steps"] = 5
+        assert new(grown) == {"spec": 6, "reference": 2, "unlearn": 4, "evaluate_full": 6, "mechanism": 4}
+    finally:
+        shutil.rmtree(records)
+        (tmp_path / "records").rename(records)
 
 
 def test_one_more_learning_rate(grown):
@@ -76,6 +93,17 @@ def test_dates_change_nothing(grown):
     assert new(grown) == {}
 
 
+def test_values_of_the_command_line_are_those_of_a_file(grown):
+    """As the README and a preset have them; and ./ before the results folder is the same folder."""
+    assert grown.jobs("--config", "partial=true", "resources={gpus: 1}", f"results=./{grown.config['results']}/") == {}
+
+
+def test_a_file_that_no_cell_of_the_sweep_has(grown):
+    path = f"{grown.config['results']}/people/ga_gdr/lr9e-9/seed0/outcome.json"
+    done = grown.run("--dry-run", path, check=False)
+    assert done.returncode and "the configuration has no such run or scheme" in done.stdout + done.stderr
+
+
 def test_keeping_weights_another_way_changes_nothing(grown):
     grown.config["store_checkpoints"] = "full"
     assert new(grown) == {}
@@ -101,6 +129,23 @@ def test_figures_are_redrawn_without_evaluating(grown):
         assert grown.jobs("figures") == {"figures": 1} | {f"draw_{tables}": 1 for tables in read}
     finally:
         grown.run("figures")
+
+
+def test_a_figure_that_was_broken_is_drawn_by_itself(grown):
+    """So that its code, which fails again, does not take the others with it."""
+    mark, files = grown.results / "figures/.recovery_heatmap.broken", list((grown.results / "figures").glob("*_*.*"))
+    contents = {path: path.read_bytes() for path in files}
+    tables = "_".join(sorted(registry.constants("figures", "recovery_heatmap")["TABLES"]))
+    mark.touch()
+    try:
+        for path in files:
+            path.unlink()
+        jobs = grown.jobs("figures")
+        assert jobs[f"draw_{tables}"] == jobs[f"draw_{tables}_recovery_heatmap"] == 1
+    finally:
+        mark.unlink()
+        for path, content in contents.items():
+            path.write_bytes(content)
 
 
 def test_removed_weights_are_not_trained_again_for_a_figure(grown, tmp_path):

@@ -3,6 +3,8 @@
 
 # The resolved configuration: the aggregation reads the table of cells from it.
 rule sweep:
+    input:
+        settings("sweep.json"),
     output:
         f"{RESULTS}/sweep.json",
     log:
@@ -10,7 +12,7 @@ rule sweep:
     conda:
         "../../envs/train.yaml"
     params:
-        text=dumps({key: config[key] for key in ("corpora", "schemes", "metrics", "unlearning", "sweep", "evaluation")}),
+        text=TEXTS["sweep.json"],
     shell:
         "printf '%s' {params.text:q} > {output}.partial && mv {output}.partial {output} 2> {log:q}"
 

@@ -14,6 +14,7 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod
 from scripts.core import calibration
 from scripts.core import registry
 from scripts.core import config as configuration
+from scripts.core import given
 from scripts.core import grid
 from scripts.core import isolation
 from scripts.core import memory
@@ -26,7 +27,9 @@ from scripts.core.storage import dumps
 slurm_polling.repair()
 
 try:
-    config = configuration.resolve(config)
+    for file in workflow.configfiles:
+        given.check_repeated(file)
+    config = configuration.resolve(given.overlaid(config, workflow.config_settings.config))
     PLAN = grid.plan(config)
     configuration.check_plugins(config)
     memory.check(PLAN)
@@ -47,8 +50,9 @@ os.environ.update(paths)
 if workflow.is_main_process:
     logger.info(f"{len(PLAN.cells)} cells: {len(PLAN.evaluated())} models under {len(config['schemes'])} schemes")
 
-RESULTS = config["results"].rstrip("/")
+RESULTS = config["results"]
 TEXTS = PLAN.texts()
+TEXTS["sweep.json"] = dumps({key: config[key] for key in ("corpora", "schemes", "metrics", "unlearning", "sweep", "evaluation")})
 METRICS = list(config["metrics"])
 # On a cluster each job is a Snakemake in a Snakemake: only the outermost, which can ask for more, tries again.
 RETRIES = config["resources"]["retries"] if workflow.is_main_process else 0
@@ -90,6 +94,25 @@ rules_output = {
     "pages": [f"{RESULTS}/report/{name}" for name in ("results.html", "findings.txt")],
     "tables": [f"{RESULTS}/tables/{name}.{kind}" for name in PAPER_TABLES for kind in ("csv", "md", "tex")],
 }
+
+
+def settings(pattern):
+    """No input for the job that writes a file of TEXTS; one that is there and holds something else is made anew.
+
+    Snakemake sees a changed text only in its own records, which are gone with .snakemake and not asked with --rerun-triggers mtime.
+    """
+
+    def none(wildcards):
+        path = pattern.format(**wildcards)
+        if path not in TEXTS:
+            raise WorkflowError(f"{RESULTS}/{path}: the configuration has no such run or scheme; allowed: one of its sweep")
+        if workflow.is_main_process and os.path.exists(f"{RESULTS}/{path}"):
+            with open(f"{RESULTS}/{path}", "rb") as file:
+                if file.read() != TEXTS[path].encode():
+                    workflow.dag.forcefiles.add(f"{RESULTS}/{path}")
+        return []
+
+    return none
 
 
 def program(name):

@@ -2,6 +2,8 @@
 
 
 rule spec:
+    input:
+        settings("{path}/spec.json"),
     output:
         f"{RESULTS}/{{path}}/spec.json",
     log:
@@ -15,6 +17,8 @@ rule spec:
 
 
 rule scheme:
+    input:
+        settings("{corpus}/schemes/{scheme}.json"),
     output:
         f"{RESULTS}/{{corpus}}/schemes/{{scheme}}.json",
     log:

@@ -1,0 +1,59 @@
+"""The configuration as it was given, before it is checked: YAML files, and what `--config` lays over them."""
+
+from pathlib import Path
+
+import yaml
+
+from scripts.core.checking import ConfigError
+
+TEXTS = ("lr", "zero", "gpu_model")  # keys whose values are texts even where they look like numbers
+
+
+def words(value):
+    """What Snakemake leaves as text in `--config` (true, and all inside brackets) as YAML reads it in a file."""
+    if isinstance(value, dict):
+        return {key: part if key in TEXTS else words(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [words(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return found if isinstance(found, bool | int | float | None) else value
+
+
+def overlaid(config: dict, given) -> dict:
+    """`config` with the values of `--config` (`given`, which Snakemake has laid over it as texts) as a file would hold them."""
+    config = dict(config)
+    for key, value in given.items():
+        both = isinstance(value, dict) and isinstance(config.get(key), dict)
+        config[key] = overlaid(config[key], value) if both else words({key: value})[key]
+    return config
+
+
+def check_repeated(path) -> None:
+    """ConfigError for a key that stands twice in one mapping of a YAML file: YAML would take the last and say nothing."""
+    seen, waiting = set(), [("", yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader))]
+    while waiting:
+        where, node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(f"{where}[{i}]", part) for i, part in enumerate(node.value)]
+        elif isinstance(node, yaml.MappingNode):
+            waiting += entries(node, where, path)
+
+
+def entries(node, where: str, path) -> list[tuple]:
+    """(key, node of its value) of each entry of a mapping; ConfigError for a repeated key."""
+    found = {}
+    for key, value in node.value:
+        name = f"{where}.{key.value}".removeprefix(".")
+        if name in found:
+            first, again = found[name][0] + 1, key.start_mark.line + 1
+            raise ConfigError(f"{name}: stands in line {first} of {path} and again in line {again}; allowed: once")
+        found[name] = key.start_mark.line, value
+    return [(name, value) for name, (_, value) in found.items()]

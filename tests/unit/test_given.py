@@ -1,0 +1,63 @@
+"""What is given to a sweep: keys that stand twice in a file, and values on the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from scripts.core import given, sweep
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("a: 1\nsweep:\n  - {lr: 1}\nsweep: []\n", ["sweep: stands in line 2 of ", "again in line 4", "allowed: once"]),
+        ("sweep:\n  - corpus: a\n    lr: '1e-5'\n    lr: '2e-5'\n", ["sweep[0].lr: stands in line 3", "line 4"]),
+        ("schemes: {full: {kind: full}, full: {kind: rtn}}\n", ["schemes.full: stands in line 1"]),
+    ],
+    ids=["section", "key of a block", "in braces"],
+)
+def test_a_key_that_stands_twice(tmp_path, text, words):
+    """YAML takes the last one, so that the cells of the first would be missing without a word."""
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError) as caught:
+        given.check_repeated(file)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+    with pytest.raises(ValueError, match="stands in line"):
+        sweep.read(file)
+
+
+@pytest.mark.parametrize("path", ["config.yaml", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("profiles/*/*.yaml"))])
+def test_shipped_files_repeat_nothing(path):
+    given.check_repeated(ROOT / path)
+
+
+def test_merge_keys_aliases_and_empty_files_are_no_repetition(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("a: &a {b: 1}\nc: {<<: *a, b: 2}\nd: [*a, *a]\n")
+    given.check_repeated(file)
+    file.write_text("")
+    given.check_repeated(file)
+
+
+def test_values_of_the_command_line_are_those_of_a_file():
+    """Snakemake reads `partial=true` and all inside brackets as texts; texts that look like numbers stay texts where they are."""
+    config = {
+        "partial": "true",
+        "resources": {"gpus": "1", "zero": "2", "threads": 4},
+        "sweep": [{"seed": ["0"], "lr": ["1.0e-5"]}],
+    }
+    laid = {"partial": "true", "resources": {"gpus": "1", "zero": "2"}, "sweep": config["sweep"]}
+    assert given.overlaid(config, laid) == {
+        "partial": True,
+        "resources": {"gpus": 1, "zero": "2", "threads": 4},
+        "sweep": [{"seed": [0], "lr": ["1.0e-5"]}],
+    }
+    assert config["partial"] == "true"
+    for text in ("none", "ga", "1e-5", "results/b", "{", "2026-11-24"):
+        assert given.words(text) == text
+    assert given.words("null") is None and given.words("0.5") == 0.5
