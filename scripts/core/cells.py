@@ -9,7 +9,7 @@ SEED = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 
 def check_cell(chosen: dict, key: str, config: dict) -> dict:
     """One combination as {'corpus', 'seed', 'method': {…}, 'regularizer': {…}, 'training': {…}}, defaults filled in."""
-    if chosen["corpus"] not in config["corpora"]:
+    if not isinstance(chosen["corpus"], str) or chosen["corpus"] not in config["corpora"]:
         raise ConfigError(
             f"{key}.corpus: unknown name {chosen['corpus']!r}; {registry.nearest(chosen['corpus'], config['corpora'])}"
         )

@@ -5,10 +5,25 @@ is one line that names the key, the value and what is allowed.
 """
 
 import copy
+import math
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 
 from scripts.core.registry import nearest
+
+
+def is_integer(checker, value) -> bool:
+    """Whole numbers alone: JSON schema counts 5.0 as one, but it makes another path and another spec than 5."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(checker, value) -> bool:
+    """Finite numbers: YAML's .inf and .nan fit into no spec."""
+    return is_integer(checker, value) or isinstance(value, float) and math.isfinite(value)
+
+
+TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": is_integer, "number": is_number})
+Validator = validators.extend(Draft202012Validator, type_checker=TYPES)
 
 
 class ConfigError(ValueError):
@@ -22,7 +37,7 @@ def allowed(schema: dict) -> str:
     if "const" in schema:
         return repr(schema["const"])
     kinds = schema.get("type", "value")
-    words = " or ".join(kinds) if isinstance(kinds, list) else kinds
+    words = (" or ".join(kinds) if isinstance(kinds, list) else kinds).replace("number", "finite number")
     bounds = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
     words += "".join(f", {sign} {schema[key]}" for key, sign in bounds if key in schema)
     extras = {
@@ -31,16 +46,20 @@ def allowed(schema: dict) -> str:
         "minProperties": "at least {} entries",
     }
     words += "".join(", " + text.format(schema[key]) for key, text in extras.items() if key in schema)
+    words += ", each once" if schema.get("uniqueItems") else ""
     return words + (f", matching {schema['pattern']}" if "pattern" in schema else "")
 
 
 def check_value(value, schema: dict, key: str) -> None:
     """Raise ConfigError unless a scalar or list satisfies its schema."""
     schema = {"type": "object"} if "$ref" in schema else schema  # the section behind a reference is checked on its own
-    problem = next(Draft202012Validator(schema).iter_errors(value), None)
+    problem = next(Validator(schema).iter_errors(value), None)
     if problem is None:
         return
     where = key + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem.path)
+    for name in problem.schema.get("required", ()) if problem.validator == "required" else ():
+        if name not in problem.instance:
+            raise ConfigError(f"{where}.{name}: missing in {problem.instance!r}; allowed: a mapping with {name}")
     raise ConfigError(f"{where}: {problem.instance!r} is not allowed; allowed: {allowed(problem.schema)}")
 
 

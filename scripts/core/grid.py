@@ -18,6 +18,8 @@ def plan(config: dict) -> Plan:
     for block, entry in enumerate(config["sweep"]):
         for cell in expand(entry, f"sweep[{block}]", config, sweep.pruned):
             add(sweep, cell)
+    if not sweep.runs:
+        raise ConfigError(f"sweep: no cell is left ({sweep.pruned[0]}); allowed: at least one combination that makes sense")
     check_stop(sweep)
     serving.check(config, sweep.evaluated())
     for corpus in {run.corpus: None for run in sweep.runs.values()}:

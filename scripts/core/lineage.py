@@ -5,6 +5,8 @@ from scripts.core.checking import ConfigError
 from scripts.core.naming import points, setting
 from scripts.core.plan import Plan, Run
 
+LONGEST = 200  # letters of a setting in a path
+
 
 def add(sweep: Plan, cell: dict) -> None:
     """Enter a cell's run and the runs that it needs; a run that is there already stays as it is."""
@@ -21,6 +23,7 @@ def add(sweep: Plan, cell: dict) -> None:
         reinforced(sweep, name, cell["method"]["name"])
     path = f"{name}/{cell['method']['name']}_{cell['regularizer']['name']}/{setting(cell)}/seed{cell['seed']}"
     corpus = sweep.runs[f"{name}/target"].spec["corpus"]
+    check_path(path)
     spec = {"stage": "unlearn", "run": path, "model": relevant(entry["model"], "target"), **cell, "corpus": corpus}
     run = sweep.runs.setdefault(path, Run(path, spec))
     if run.spec != spec:
@@ -31,6 +34,16 @@ def add(sweep: Plan, cell: dict) -> None:
         )
     for point in points(run.spec):
         sweep.runs.setdefault(f"{path}/{point}", Run(f"{path}/{point}", run.spec, point))
+
+
+def check_path(path: str) -> None:
+    """ConfigError for a setting that is too long: a file name has 255 bytes, and cluster logs put the whole path into one."""
+    length = len(path.split("/")[2])
+    if length > LONGEST:
+        raise ConfigError(
+            f"sweep: the settings of {path[:80]}… take {length} letters of its path; allowed: {LONGEST}, that is fewer checkpoints "
+            "in checkpoint_at, or fewer names in lora_targets"
+        )
 
 
 def needed_splits(cell: dict, model: dict) -> list[str]:

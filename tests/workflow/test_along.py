@@ -19,7 +19,7 @@ def test_checkpoints_are_evaluated_selected_and_may_go(finished, tmp_path):
     sweep.config |= {"keep_checkpoints": "last"}
     sweep.config["evaluation"] |= {"stop": "retrain"}
     jobs = {rule: count for rule, count in sweep.jobs("scores").items() if rule.startswith(("unlearn", "evaluate"))}
-    assert jobs == {"unlearn_step1_step3": 1, "evaluate_full": 3}
+    assert jobs == {"unlearn_at1-3": 1, "evaluate_full": 3}
     sweep.run("scores")
 
     run = sweep.results / CELL

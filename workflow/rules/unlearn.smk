@@ -5,7 +5,7 @@ for points, kind in itertools.product(POINTS, MASKS):
 
     rule:
         name:
-            "_".join(["unlearn", *points, *filter(None, [kind])])
+            "_".join(["unlearn", *([naming.segment(points)] if points else []), *filter(None, [kind])])
         input:
             spec=f"{RESULTS}/{{corpus}}/{{cell}}/spec.json",
             corpus=f"{RESULTS}/{{corpus}}/corpus/manifest.json",
