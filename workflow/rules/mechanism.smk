@@ -70,7 +70,9 @@ rule mechanism_tables:
 rule costs:
     input:
         sweep=f"{RESULTS}/sweep.json",
-        scores=TABLES["scores"],
+        # It reads what the jobs behind these have recorded; in schemes.csv are seconds, which change when an evaluation is repeated.
+        schemes=TABLES["schemes"],
+        mechanism=TABLES["mechanism"],
         program=program("costs"),
     output:
         TABLES["costs"],
