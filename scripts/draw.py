@@ -1,6 +1,11 @@
-"""Draw figures from the tables of a sweep; several in one process, so that a redraw of all takes seconds."""
+"""Draw figures from the tables of a sweep; several in one process, so that a redraw of all takes seconds.
+
+A figure that can't be drawn stops no other. It leaves a mark, `.<name>.broken` in the folder: Snakemake removes what a failed job
+has made, so that the workflow, started again, draws a marked figure in a job of its own.
+"""
 
 import argparse
+import traceback
 from pathlib import Path
 
 from scripts.core import registry, tables
@@ -10,8 +15,33 @@ def draw(folder, name: str, prefix) -> list[Path]:
     """Draw one figure from the tables in `folder`; returns the paths of PREFIX.svg and PREFIX.pdf."""
     from scripts.core import style
 
-    plugin = registry.load("figures", name)
-    return style.save(plugin.draw(tables.read(folder, plugin.TABLES)), prefix)
+    read = tables.read(folder, registry.constants("figures", name)["TABLES"])
+    try:
+        return style.save(registry.load("figures", name).draw(read), prefix)
+    except OSError:
+        raise
+    except Exception as error:  # a plugin is anybody's code
+        raise BrokenFigure(name) from error
+
+
+class BrokenFigure(Exception):
+    """A figure whose plugin failed."""
+
+
+def draw_all(folder, names, out: Path) -> list[str]:
+    """Draw the named figures into the folder `out`; returns the names of the broken ones, each of which gets a mark there."""
+    broken = []
+    for name in names:
+        mark = out / f".{name}.broken"
+        try:
+            draw(folder, name, out / name)
+            mark.unlink(missing_ok=True)
+        except BrokenFigure:
+            traceback.print_exc()
+            out.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+            broken.append(name)
+    return broken
 
 
 def main(argv=None) -> int:
@@ -30,10 +60,13 @@ def main(argv=None) -> int:
         names = registry.names("figures") if options.figure == ["all"] else options.figure
         for name in names:
             registry.require("figures", name, "figure")
-        for name in names:
-            draw(options.tables, name, Path(options.out) / name if several else options.out)
+        broken = draw_all(options.tables, names, Path(options.out)) if several else []
+        if not several:
+            draw(options.tables, *names, options.out)
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+    if broken:
+        parser.exit(1, f"{parser.prog}: {', '.join(broken)}: its code failed, see above; started again, the others are drawn\n")
     return 0
 
 

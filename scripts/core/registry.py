@@ -47,7 +47,8 @@ def constants(room: str, name: str) -> dict:
 
     `SHARES` names files of the room whose PARAMETERS are this plugin's too, e.g. ("_calibrated",); its own come on top.
     """
-    tree = ast.parse((SCRIPTS / room / f"{name}.py").read_text(encoding="utf-8"))
+    path = SCRIPTS / room / f"{name}.py"
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     found = {"__doc__": ast.get_docstring(tree) or ""}
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():

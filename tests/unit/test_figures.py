@@ -66,6 +66,24 @@ def test_command_writes_the_same_bytes_twice_with_fonts_embedded(tmp_path):
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["single.pdf", "single.svg"]
 
 
+def test_a_broken_figure_stops_no_other_and_leaves_a_mark(tmp_path, monkeypatch, capsys):
+    for name, table in MADE["one run"].items():
+        tables.write(table, tmp_path / f"{name}.csv")
+    names, load = ["quantized_scatter", "recovery_heatmap", "forget_vs_utility"], registry.load
+    broken = type("Plugin", (), {"draw": staticmethod(lambda read: {}["hours"])})
+    monkeypatch.setattr(registry, "load", lambda room, name: broken if name == "recovery_heatmap" else load(room, name))
+    arguments = ["--tables", str(tmp_path), "--figure", *names, "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stopped:
+        program.main(arguments)
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert "KeyError: 'hours'" in said and "recovery_heatmap: its code failed" in said.splitlines()[-1]
+    drawn = {f"{name}.{kind}" for name in (names[0], names[2]) for kind in ("svg", "pdf")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == drawn | {".recovery_heatmap.broken"}
+    monkeypatch.undo()
+    assert program.main(arguments) == 0 and not (tmp_path / "out/.recovery_heatmap.broken").exists()
+
+
 def test_wrong_names_and_folders_are_one_line(tmp_path, capsys):
     for figure, words_ in (("recovery_heatmp", "did you mean 'recovery_heatmap'"), ("recovery_heatmap", "does not exist")):
         with pytest.raises(SystemExit) as stopped:

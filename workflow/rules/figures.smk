@@ -1,16 +1,18 @@
 # Figures, from the tables that they name and nothing else. Those that name the same tables are drawn by one job: starting Python
-# takes longer than drawing.
+# takes longer than drawing. A figure whose code failed at the last start (scripts/draw.py has marked it) has a job of its own.
 
 TOGETHER = {}
 for name in FIGURES:
-    TOGETHER.setdefault(tuple(sorted(registry.constants("figures", name)["TABLES"])), []).append(name)
+    alone = name if os.path.exists(f"{RESULTS}/figures/.{name}.broken") else ""
+    TOGETHER.setdefault((tuple(sorted(registry.constants("figures", name)["TABLES"])), alone), []).append(name)
 
 
-for read, names in TOGETHER.items():
+for (read, alone), names in TOGETHER.items():
+    together = "_".join([*read, *filter(None, [alone])])
 
     rule:
         name:
-            "_".join(["draw", *read])
+            f"draw_{together}"
         input:
             tables=[TABLES[table] for table in read],
             figures=[f"{HERE}scripts/figures/{name}.py" for name in names],
@@ -27,9 +29,9 @@ for read, names in TOGETHER.items():
             ],
             pdf=[f"{RESULTS}/figures/{name}.pdf" for name in names],
         log:
-            f"{RESULTS}/logs/figures/{'_'.join(read)}.log",
+            f"{RESULTS}/logs/figures/{together}.log",
         benchmark:
-            f"{RESULTS}/benchmarks/figures/{'_'.join(read)}.tsv"
+            f"{RESULTS}/benchmarks/figures/{together}.tsv"
         localrule: True
         conda:
             "../../envs/train.yaml"
