@@ -143,6 +143,23 @@ def forget_gradient(run: Path, corpus: Path) -> dict:
     return {name: gradient.cpu() for name, gradient in found.items()}
 
 
+def scheme_of(path: Path) -> dict:
+    """The scheme in a scheme file; ValueError for any other file."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("scheme"), dict):
+        raise ValueError(f"--schemes: {str(path)!r} has no 'scheme'; allowed: scheme files")
+    return content["scheme"]
+
+
+def earlier(out: Path) -> dict:
+    """What was measured before; {} without a file or with a damaged one."""
+    try:
+        content = read_json(out)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.mechanism", description=__doc__.splitlines()[0])
@@ -157,8 +174,8 @@ def main(argv=None) -> int:
         for path in (options.run / "outcome.json", options.target / "outcome.json", *options.schemes):
             if not path.is_file():
                 raise ValueError(f"{path} does not exist; allowed: a finished run, its target and scheme files")
-        schemes = [read_json(path)["scheme"] for path in options.schemes]
-        known = read_json(out) if out.is_file() else {}
+        schemes = [scheme_of(path) for path in options.schemes]
+        known = earlier(out)
         if options.corpus:  # the gradient is computed on a GPU where there is one
             devices.claim(1)
         write_json(out, measure(options.run, options.target, schemes, known, options.corpus))

@@ -112,17 +112,26 @@ def shape_of(spec: dict, checkpoint: Path | None = None) -> Shape:
     """The shape of a run's model: from a checkpoint's config.json where there is one, from the spec, or by its size."""
     model = spec["model"]
     for folder in (checkpoint, *(Path(str(model[key])) for key in ("target", "base") if key in model)):
-        if folder and (folder / "config.json").is_file():
-            c = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            heads = c["num_attention_heads"]
-            sizes = (c["hidden_size"], c["num_hidden_layers"], heads, c.get("num_key_value_heads") or heads)
-            return Shape(*sizes, c["intermediate_size"], c["vocab_size"], bool(c.get("tie_word_embeddings")))
+        shape = stated_shape(folder) if folder else None
+        if shape:
+            return shape
     if model["kind"] == "scratch":
         hidden, kv = model["hidden"], model.get("kv_heads") or model["heads"]
         middle = model.get("intermediate") or max(64, int(2.75 * hidden) // 64 * 64)
         return Shape(hidden, model["layers"], model["heads"], kv, middle, model.get("vocab", 1024))
     shapes = [Shape(*sizes, stated=False) for sizes in KNOWN]
     return min(shapes, key=lambda shape: abs(shape.weights / 1e9 - model["billions"]))
+
+
+def stated_shape(folder: Path) -> Shape | None:
+    """The shape in a checkpoint's config.json; None without one, and for a model that names its sizes otherwise than Llama."""
+    try:
+        c = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        heads = c["num_attention_heads"]
+        sizes = (c["hidden_size"], c["num_hidden_layers"], heads, c.get("num_key_value_heads") or heads)
+        return Shape(*sizes, c["intermediate_size"], c["vocab_size"], bool(c.get("tie_word_embeddings")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def activation_bytes(shape: Shape, weights: str, computes: str) -> tuple[float, float]:

@@ -44,8 +44,9 @@ def prepare(threads) -> str:
 def read_spec(path, stages) -> dict:
     """The spec of a run; ValueError unless its stage is one of `stages`."""
     spec = storage.read_json(path)
-    if spec.get("stage") not in stages:
-        raise ValueError(f"{path}: stage {spec.get('stage')!r} is not allowed here; allowed: {', '.join(stages)}")
+    stage = spec.get("stage") if isinstance(spec, dict) else None
+    if stage not in stages:
+        raise ValueError(f"{path}: stage {stage!r} is not allowed here; allowed: {', '.join(stages)}")
     return spec
 
 
@@ -105,7 +106,10 @@ def finish(out, provenance: Provenance, write, step: int, status="done", target=
 
 
 def guarded(program, argv) -> int:
-    """Run a program; a ValueError (bad input) becomes one line on stderr and exit code 2, a full disk one line and 1."""
+    """Run a program; bad input becomes one line on stderr and exit code 2, a full disk one line and 1.
+
+    Bad input is a ValueError, or a file that is missing or may not be read or written.
+    """
     for number in EXIT_CODES:  # torchrun is started deaf to them (scripts.launch), and its ranks inherit that
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
@@ -117,6 +121,9 @@ def guarded(program, argv) -> int:
         return 2
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            raise
+            if error.filename is None:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         print(f"error: {error}; nothing half-written was kept: make space and start again", file=sys.stderr)
         return 1

@@ -274,6 +274,9 @@ def test_wrong_input_is_one_line(results, tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "outcome.json").write_text('{"status": "done"}')
+    assert mechanism.main(["--run", str(tmp_path), "--target", str(tmp_path), "--schemes", str(tmp_path / "outcome.json")]) == 2
+    assert "has no 'scheme'; allowed: scheme files" in capsys.readouterr().err
+    assert mechanism.earlier(tmp_path / "checkpoint") == {}
     save_file({"other.weight": torch.zeros(2, 2)}, tmp_path / "checkpoint/model.safetensors")
     assert (
         mechanism.main(["--run", str(tmp_path), "--target", str(results / "target"), "--schemes", str(results / "nf4.json")]) == 2

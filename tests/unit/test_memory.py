@@ -16,6 +16,8 @@ from tests.workflow.conftest import MICRO
 
 SIZES = {"hidden": 64, "heads": 4, "kv_heads": 2, "intermediate": 160, "vocabulary": 300}
 ROWS, LENGTH = 2, 32
+SIZES_OF_A_LLAMA = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES_OF_A_LLAMA |= {"intermediate_size": 160, "vocab_size": 300}
 
 
 def model_of(shape: memory.Shape, dtype):
@@ -112,6 +114,17 @@ def test_the_table_has_each_kind_of_training_and_says_what_does_not_fit():
 def test_the_paper_s_sweep_fits_on_the_gpu_that_its_configuration_names():
     lines = memory.table(read(Path(__file__).parents[2] / "config.yaml"))
     assert sum("one GPU" in line for line in lines) == 4 and not any("does not fit" in line for line in lines)
+
+
+def test_a_model_that_names_its_sizes_otherwise_is_planned_by_its_number_of_weights(tmp_path):
+    """GPT-2 says n_embd and n_head; a config.json that can't be read says nothing."""
+    model = {"kind": "finetune", "base": str(tmp_path), "billions": 1.1}
+    for text in ('{"n_embd": 768, "n_head": 12}', '{"hidden_size": 7', "[]"):
+        (tmp_path / "config.json").write_text(text)
+        shape = memory.shape_of({"model": model})
+        assert shape.hidden == 2048 and not shape.stated
+    (tmp_path / "config.json").write_text(json.dumps(SIZES_OF_A_LLAMA))
+    assert memory.shape_of({"model": model}) == memory.Shape(64, 2, 4, 2, 160, 300)
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_any_job():

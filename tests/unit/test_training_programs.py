@@ -218,6 +218,15 @@ def test_missing_target_and_empty_split_end_in_one_line(sweep, capsys):
     assert "forget.json is not usable" in capsys.readouterr().err
 
 
+def test_a_spec_that_is_none_ends_in_one_line(tmp_path, capsys):
+    (tmp_path / "list.json").write_text("[]")
+    more = ["--corpus", str(tmp_path), "--out", str(tmp_path / "out")]
+    for file, words in (("absent.json", "No such file"), (".", "Is a directory"), ("list.json", "stage None is not allowed here")):
+        assert train.main(["--spec", str(tmp_path / file), *more]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.startswith("error: ") and said.count("\n") == 1
+
+
 def test_a_full_disk_is_named_where_the_writer_does_not(tmp_path, monkeypatch, capsys):
     def write(folder):
         raise RuntimeError("unexpected pos 141824 vs 141712")
