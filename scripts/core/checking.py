@@ -80,10 +80,18 @@ def check_object(value, properties: dict, key: str, required=()) -> dict:
             filled[name] = learning_rate(value[name], prefix + name)
         elif name in value:
             check_value(value[name], schema, prefix + name)
-            filled[name] = copy.deepcopy(value[name])
+            filled[name] = one_spelling(value[name], schema)
         elif "default" in schema:
             filled[name] = copy.deepcopy(schema["default"])
     return filled
+
+
+def one_spelling(value, schema: dict):
+    """A copy of a value; 1 and 1.0 become one where a number is asked for, so that specs, and what was cached, are the same."""
+    kinds = schema.get("type", ())
+    if "number" not in ([kinds] if isinstance(kinds, str) else kinds) or value is None:
+        return copy.deepcopy(value)
+    return schema["default"] if value == schema.get("default") else float(value)
 
 
 def learning_rate(text, key: str) -> str:
