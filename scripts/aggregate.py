@@ -151,7 +151,7 @@ def main(argv=None) -> int:
         stopping = config.get("evaluation", {})
         made = aggregate(cells, options.results, stopping.get("stop_metric") if stopping.get("stop") == "retrain" else None)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"error: {error}\n")
     out = Path(options.out)
     tables.write(made["scores"], out / "scores.parquet")
     tables.write(made["scores"], out / "scores.csv")

@@ -52,7 +52,7 @@ def main(argv=None) -> int:
     try:
         manifest = build(read_json(arguments.spec), arguments.out, arguments.calibration)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"error: {error}\n")
     for name, entry in manifest["files"].items():
         print(f"{arguments.out}/data/{name}: {entry['items']} items")
     return 0

@@ -84,7 +84,7 @@ def main(argv=None) -> int:
     try:
         made = tables.frame(compare(sweep.resolved(options.sweep), options.results), COLUMNS)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"error: {error}\n")
     tables.write(made, options.out)
     print(f"{len(made)} rows", file=sys.stderr)
     return 0

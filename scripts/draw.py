@@ -64,7 +64,7 @@ def main(argv=None) -> int:
         if not several:
             draw(options.tables, *names, options.out)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"error: {error}\n")
     if broken:
         parser.exit(1, f"{parser.prog}: {', '.join(broken)}: its code failed, see above; started again, the others are drawn\n")
     return 0

@@ -74,7 +74,7 @@ def main(argv=None) -> int:
     try:
         made = table(plan(sweep.resolved(options.sweep)), options.results)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"error: {error}\n")
     for name in NUMBERS:  # as text, since norms may be far below the six decimals of other tables
         made[name] = ["" if value != value else f"{value:.6g}" for value in made[name]]
     tables.write(made, options.out)

@@ -133,7 +133,7 @@ def main(argv=None) -> int:
         write_text(options.out / "results.html", text)
         write_text(options.out / "findings.txt", "".join(f"{one}\n" for one in found))
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"error: {error}\n")
     return 0
 
 

@@ -144,7 +144,7 @@ def main(argv=None) -> int:
     try:
         write(make(tables.read(options.tables), dict(options.scheme)), options.out)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"error: {error}\n")
     return 0
 
 

@@ -56,9 +56,9 @@ def main(argv=None) -> int:
             cells += convert(name, path, options.scheme, options.out)
         made = aggregate.aggregate(cells, options.out)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"error: {error}\n")
     except (KeyError, TypeError, ZeroDivisionError) as error:
-        parser.exit(1, f"{parser.prog}: {pair}: lacks what its metric records ({error!r})\n")
+        parser.exit(2, f"error: {pair}: lacks what its metric records ({error!r})\n")
     for table, kind in (("scores", "csv"), ("scores", "parquet"), ("recovery", "csv")):
         tables.write(made[table], options.out / f"{table}.{kind}")
     print(f"{len(cells)} metrics of {len(options.files)} files", file=sys.stderr)

@@ -117,7 +117,7 @@ def main(argv=None) -> int:
             tables.write(made, options.out)
             print(f"{len(made)} models under schemes", file=sys.stderr)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"error: {error}\n")
     return 0
 
 

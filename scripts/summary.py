@@ -63,7 +63,7 @@ def main(argv=None) -> int:
     try:
         read = tables.read(options.tables)
     except ValueError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(2, f"error: {error}\n")
     if read["scores"].empty:
         print("no scores yet")
         return 0

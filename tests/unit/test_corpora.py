@@ -196,7 +196,7 @@ def test_a_build_that_fails_leaves_no_manifest_and_one_line(tmp_path, capsys, mo
     with pytest.raises(SystemExit) as stop:
         build_corpus.main(["--spec", str(tmp_path / "spec.json"), "--out", str(tmp_path / "corpus")])
     error = capsys.readouterr().err
-    assert stop.value.code == 1 and "source: gone" in error and error.count("\n") == 1
+    assert stop.value.code == 2 and "source: gone" in error and error.count("\n") == 1
     assert list((tmp_path / "corpus").iterdir()) == []
 
 
