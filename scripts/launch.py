@@ -164,7 +164,7 @@ def main(argv=None) -> int:
     try:
         if options.gpus * options.nodes > 1 and (options.on_node or shared(options)):
             return launch(options, dict(os.environ))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     os.execv(sys.executable, [sys.executable, "-m", options.program, *options.arguments])

@@ -88,7 +88,10 @@ def check_demands(words: str, corpus, tokenizer=None) -> None:
     Without a tokenizer only what is certain is refused: a token takes at least a byte of the split's file.
     """
     for word in filter(None, words.split(",")):
-        name, kind, samples, length = re.fullmatch(r"(.+)=(\w+):(\d+)x(\d+)", word).groups()
+        match = re.fullmatch(r"(.+)=(forget|retain):(\d+)x(\d+)", word)
+        if match is None:
+            raise ValueError(f"--calibration: {word!r} is not allowed; allowed: such as gptq_int4=forget:128x512")
+        name, kind, samples, length = match.groups()
         scheme = {"calibration": kind, "samples": int(samples), "length": int(length)}
         if tokenizer is None:
             most = (Path(corpus) / "data" / "raw" / f"{SPLITS[kind]}.json").stat().st_size
@@ -105,8 +108,12 @@ def check_built(plan, results) -> None:
     """`check_demands` for the corpora of a sweep that are there already, as a dry run can."""
     for path, run in plan.runs.items():
         folder = Path(results) / path
-        built = run.stage == "corpus" and (folder / "manifest.json").is_file() and (folder / "spec.json").is_file()
-        if built and (folder / "spec.json").read_text(encoding="utf-8") == dumps(run.spec):
+        parts = (folder / "manifest.json", folder / "spec.json", folder / "data")
+        if (
+            run.stage == "corpus"
+            and all(part.exists() for part in parts)
+            and (folder / "spec.json").read_text(encoding="utf-8") == dumps(run.spec)
+        ):
             check_demands(demands(plan, run.corpus), folder)
 
 

@@ -20,6 +20,15 @@ EXIT_CODES = {
 }  # 128 + SIGTERM, as a shell reports it; EX_TEMPFAIL of sysexits.h
 
 
+def notes_of(state: Path) -> dict:
+    """What lies beside a trainer's state; {} where it is missing or damaged, as the state then may be."""
+    try:
+        notes = storage.read_json(state / "resume.json")
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
 class ResumeStore:
     """The trainer states of one run; `digest` identifies what the run computes."""
 
@@ -34,7 +43,7 @@ class ResumeStore:
         found = (None, None)
         states = sorted(self.folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
         for state in states:
-            notes = storage.read_json(state / "resume.json") if (state / "resume.json").exists() else {}
+            notes = notes_of(state)
             if found[0] is None and notes.get("digest") == self.digest and usable(notes):
                 found = (state, notes)
             else:

@@ -113,6 +113,10 @@ def test_a_corpus_that_is_there_is_asked_by_a_dry_run(tmp_path):
     (folder / "spec.json").write_text(dumps(plan.runs["people/corpus"].spec))
     with pytest.raises(ValueError, match="schemes.g.samples: 1000 of 32 tokens"):
         calibration.check_built(plan, tmp_path)
+    (folder / "data").rename(tmp_path / "removed")
+    calibration.check_built(plan, tmp_path)  # it will be built anew
+    with pytest.raises(ValueError, match="--calibration: 'g=forget' is not allowed"):
+        calibration.check_demands("g=forget", folder)
 
 
 def test_a_corpus_is_not_published_when_it_is_too_short(tmp_path, capsys):

@@ -98,6 +98,12 @@ def test_several_nodes_without_slurm_are_refused(started, spec, monkeypatch, cap
     assert "resources.nodes" in capsys.readouterr().err and not started
 
 
+def test_a_spec_that_is_not_there_is_one_line(started, spec, capsys):
+    assert launch.main(["--gpus", "2", "scripts.unlearn", "--spec", f"{spec}.absent"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "No such file" in said and said.count("\n") == 1 and not started
+
+
 def test_auto_takes_the_first_stage_that_fits(spec):
     shape, training = memory.Shape(4096, 32, 32, 32, 11008, 32000), memory.Training(batch=4, reference=True, divergence=True)
     sizes = {option: memory.plan(shape, training, 4, *option)["total"] / 1e9 for option in memory.candidates(training, 4)}

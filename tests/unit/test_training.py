@@ -132,6 +132,16 @@ def test_state_of_another_spec_is_discarded(tokenizer, rows, tmp_path):
     assert other.latest() == (None, None) and not list((tmp_path / "r").iterdir())
 
 
+def test_damaged_state_gives_way_to_an_older_whole_one(tmp_path):
+    """What a crash of the machine cut off is no reason to stop for good."""
+    store = ResumeStore(tmp_path, "d")
+    for step, text in ((1, '{"digest": "d", "step": 1}'), (2, '{"digest": "d'), (3, "[]")):
+        (tmp_path / f"step-{step}").mkdir()
+        (tmp_path / f"step-{step}/resume.json").write_text(text)
+    assert store.latest() == (tmp_path / "step-1", {"digest": "d", "step": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
 def test_saving_by_the_clock(tokenizer, rows, tmp_path):
     store = ResumeStore(tmp_path / "r", "d")
     make(tokenizer, rows, {**TRAINING, "save_minutes": 0}, store=store).run()
