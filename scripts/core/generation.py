@@ -142,20 +142,27 @@ def _prefix(model, ids: list[int]) -> list:
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
+def left_padded(rests: list[list[int]], shared: int, new_tokens: int):
+    """Ids (B, longest) and mask (B, shared + longest + new tokens) of what follows a shared beginning.
+
+    The padding stands between the shared beginning and the rest, so that all rows end in the last column of the ids.
+    """
+    longest = max(map(len, rests))
+    ids = torch.zeros(len(rests), longest, dtype=torch.long)
+    mask = torch.zeros(len(rests), shared + longest + new_tokens, dtype=torch.long)
+    mask[:, :shared] = 1
+    for row, rest in enumerate(rests):
+        ids[row, longest - len(rest) :] = torch.tensor(rest)
+        mask[row, shared + longest - len(rest) :] = 1
+    return ids, mask
+
+
 def _run(model, prompts, rows, found, new_tokens, ends, stopped, temperature, seed, shared, start, plain) -> None:
     """Generate one batch (indices `rows` of `prompts`) into `found`."""
     device, total = model.device, len(rows)
-    longest = max(len(prompts[i]) for i in rows) - shared
-    # Left padding stands between the shared beginning and the rest, so that all rows end in the last column.
-    ids = torch.zeros(total, longest, dtype=torch.long)
-    mask = torch.zeros(total, shared + longest + new_tokens, dtype=torch.long)
-    mask[:, :shared] = 1
-    for row, i in enumerate(rows):
-        rest = prompts[i][shared:]
-        ids[row, longest - len(rest) :] = torch.tensor(rest)
-        mask[row, shared + longest - len(rest) :] = 1
+    ids, mask = (part.to(device) for part in left_padded([prompts[i][shared:] for i in rows], shared, new_tokens))
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    ids, mask, positions = ids.to(device), mask.to(device), positions.to(device)
+    longest = ids.shape[1]
     if plain:
         capacity = shared + longest + new_tokens
         count = model.config.num_hidden_layers
