@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from scripts.core import registry
 from scripts.quantizers import _artifact, _formats
 from scripts.quantizers.gguf import SIZES
 from tests.unit.library_environments import READERS, in_environment
@@ -79,3 +80,27 @@ def test_blocks_of_every_kind_against_the_gguf_package(tmp_path, kind):
     in_environment("gguf", READERS["gguf"], tmp_path, tmp_path / "out" / "model.safetensors")
     expected = _artifact.tensors(tmp_path / "out")["layer"]["weight"]
     assert torch.equal(_formats.gguf(torch.tensor(blocks), kind), expected)
+
+
+@pytest.mark.parametrize("layout", ["gptq", "pack_quantized", "hqq"])
+def test_stored_codes_are_those_that_were_packed(layout):
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 16, (8, 32), generator=generator)
+    scale, zero = torch.rand(8, 1, generator=generator).half(), torch.full((8, 1), 8)
+    if layout == "gptq":
+        parts = {"qweight": _formats.pack(codes, 4).T.contiguous(), "qzeros": _formats.pack(zero.T - 1, 4), "scales": scale.T}
+        kind, parts = "gptq", parts | {"g_idx": torch.zeros(32, dtype=torch.int32)}
+    elif layout == "hqq":
+        kind, parts = "hqq", {"codes": _formats.pack(codes, 4), "scale": scale, "zero": zero, "shape": torch.tensor([8, 32])}
+    else:
+        kind, parts = "llmc_gptq", _formats.to_pack_quantized(codes, scale, zero, (8, 32), 4)
+    values, found, edge = registry.load("quantizers", kind).stored(parts, {"bits": 4})
+    assert torch.equal(found, codes)
+    assert torch.allclose(values, scale.float() * (codes - 8))
+    assert edge == scale.float().median().item() / 2
+
+
+def test_every_quantizer_tells_its_values():
+    for name in registry.names("quantizers"):
+        artifact = registry.constants("quantizers", name).get("ARTIFACT")
+        assert hasattr(registry.load("quantizers", name), "stored" if artifact else "held"), name
