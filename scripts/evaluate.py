@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.core import devices, registry
+from scripts.core import devices, process, registry
 from scripts.core.provenance import Provenance
 from scripts.core.storage import digest, read_json, write_json
 
@@ -100,10 +100,12 @@ class Job:
             from scripts.core import vllm_engine
 
             return vllm_engine.load(plugin, checkpoint, self.scheme, device, batch_tokens, **extra)
+        process.spare_imports()
         from scripts.core import pairs
         from scripts.core.engine import Engine
         from scripts.core.models import load_tokenizer
 
+        process.imported()  # the collection between two schemes need not look through libraries
         model, described = pairs.load(plugin, checkpoint, self.scheme, device, **extra)
         return Engine(model, load_tokenizer(checkpoint), batch_tokens), described
 
@@ -130,7 +132,9 @@ class Job:
             content = self.metrics[name]
             print(f"{self.scheme['name']} {name}", file=sys.stderr)
             try:
-                found = registry.load("metrics", content["kind"]).evaluate(engine, self.data, content["settings"])
+                metric = registry.load("metrics", content["kind"])
+                with provenance.working():
+                    found = metric.evaluate(engine, self.data, content["settings"])
             except NotFinite as error:
                 self.without_value([name], provenance, "not finite", str(error), **common)
             else:
@@ -164,7 +168,7 @@ def main(argv=None) -> int:
             if not path.is_file():
                 raise ValueError(f"{path} does not exist; allowed: a finished run, a built corpus and scheme files")
         jobs = [Job(options.run, options.corpus, path) for path in options.schemes]
-        for job in jobs:
+        for number, job in enumerate(jobs, 1):
             names = job.pending()
             kept = len(job.metrics) - len(names)
             print(f"{job.scheme['name']}: {len(names)} metrics to compute, {kept} kept", file=sys.stderr)
@@ -172,6 +176,7 @@ def main(argv=None) -> int:
                 if options.device != "cpu":
                     devices.claim(1)  # does nothing for the second scheme: one is shown by then
                 job.compute(names, options.artifact, options.device)
+            if names and number < len(jobs):
                 gc.collect()  # the next scheme's model should not meet this one in memory
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -180,4 +185,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    process.run(main)

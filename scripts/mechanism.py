@@ -13,7 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from scripts.core import devices, registry
+from scripts.core import devices, process, registry
+from scripts.core.provenance import Provenance
 from scripts.core.storage import digest, read_json, write_json
 
 VERSION = 1
@@ -39,9 +40,21 @@ def measure(run: Path, target: Path, schemes: list[dict], known: dict, corpus: P
     wanted = [scheme for scheme in schemes if scheme["name"] not in kept]
     if old and not wanted:
         return old | {"schemes": kept, "left_out": content["left_out"]}
-    content |= compute(run, target, wanted, corpus)
+    import_torch()
+    provenance = Provenance({"schemes": schemes})
+    with provenance.working():
+        content |= compute(run, target, wanted, corpus)
+    content["provenance"] = provenance.record()
     content["schemes"] = {s["name"]: (content["schemes"] | kept)[s["name"]] for s in schemes}
     return content
+
+
+def import_torch() -> None:
+    """Import what takes long before the work starts."""
+    process.spare_imports()
+    from scripts.core import trainer, update  # noqa: F401
+
+    process.imported()
 
 
 def function(scheme: dict) -> str:
@@ -186,4 +199,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    process.run(main)

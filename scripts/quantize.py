@@ -15,7 +15,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from scripts.core import delta, devices, registry, storage
+from scripts.core import delta, devices, process, registry, storage
 from scripts.core.provenance import Provenance
 
 
@@ -106,9 +106,11 @@ def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | Non
 
     if hasattr(plugin, "prepare"):
         plugin.prepare()
+    process.imported()
     with storage.whole_folder(out) as folder:
         started = time.monotonic()
-        plugin.quantize(checkpoint, scheme, windows, folder, device)
+        with provenance.working():
+            plugin.quantize(checkpoint, scheme, windows, folder, device)
         seconds = round(time.monotonic() - started, 2)
         content = {
             "status": "ok",
@@ -160,4 +162,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

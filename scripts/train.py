@@ -10,9 +10,8 @@ a signal cut training off: start it again to go on.
 """
 
 import random
-import sys
 
-from scripts.core import runs, storage
+from scripts.core import process, runs, storage
 from scripts.core.provenance import Provenance
 
 SPLITS = {"base": ("pretrain",), "target": ("forget", "retain1"), "retrain": ("retain1",), "reinforced": ("forget",)}
@@ -116,7 +115,8 @@ def program(argv) -> int:
     seed = spec.get("seed", model.get("seed", 0))
     training = trainer.RunTrainer(network, dataset, batching.collate, settings, seed, store, zero)
     try:
-        step = training.run()
+        with provenance.working():
+            step = training.run()
     except trainer.Diverged as error:
         # Without a base, target or retrain model nothing else can be computed: an error, unlike for an unlearned model.
         store.clear()
@@ -143,4 +143,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -11,7 +11,7 @@ import copy
 import sys
 from functools import partial
 
-from scripts.core import naming, registry, runs, storage
+from scripts.core import naming, process, registry, runs, storage
 from scripts.core.provenance import Provenance
 
 
@@ -34,7 +34,8 @@ def arithmetic(spec, options, provenance) -> int:
     settings = {key: value for key, value in spec["training"].items() if key in module.TRAINING}
 
     def write(folder):
-        module.combine(options.target / "checkpoint", options.reinforced / "checkpoint", folder, **settings, **parameters)
+        with provenance.working():
+            module.combine(options.target / "checkpoint", options.reinforced / "checkpoint", folder, **settings, **parameters)
 
     runs.finish(options.out, provenance, write, 0, target=kept_from(options))
     return 0
@@ -105,28 +106,30 @@ def program(argv) -> int:
     batches = partial(DataLoader, dataset, batch_size=settings["batch"], collate_fn=batching.collate)
     autocast = partial(trainer.autocast, weights, device)
     asked = asked_rows(names, rows)
-    reference = Reference.of(
-        network,
-        (batch["forget"] for batch in batches(sampler=zero and zero.sampler(dataset))),
-        needs,
-        autocast,
-        zero.frozen(target()) if zero and zero.stage == 3 and needs - {"retain"} else None,
-        zero and zero.gathered,
-        settings["reference"],
-        settings["reference_k"],
-        None if zero else Plan(asked, settings["batch"], options.out, hyperparameters.passes(settings, len(dataset))),
-    )
+    with provenance.working():
+        reference = Reference.of(
+            network,
+            (batch["forget"] for batch in batches(sampler=zero and zero.sampler(dataset))),
+            needs,
+            autocast,
+            zero.frozen(target()) if zero and zero.stage == 3 and needs - {"retain"} else None,
+            zero and zero.gathered,
+            settings["reference"],
+            settings["reference_k"],
+            None if zero else Plan(asked, settings["batch"], options.out, hyperparameters.passes(settings, len(dataset))),
+        )
     mask = None
     if settings["saliency"] != "none":
-        mask = saliency.mask_of(
-            network,
-            (batch["forget"] for batch in batches()),
-            lambda model, batch: method[0].loss(model, batch, reference, **method[1]),
-            settings["saliency"],
-            settings["percentile"],
-            autocast,
-            zero,
-        )
+        with provenance.working():
+            mask = saliency.mask_of(
+                network,
+                (batch["forget"] for batch in batches()),
+                lambda model, batch: method[0].loss(model, batch, reference, **method[1]),
+                settings["saliency"],
+                settings["percentile"],
+                autocast,
+                zero,
+            )
         if zero is None or zero.first:
             mask.save(options.out)
     elif settings["parameters"] == "lora":
@@ -150,7 +153,8 @@ def program(argv) -> int:
     if points.names:
         training.keep_along(points, save_along)
     try:
-        status, step = "done", training.run()
+        with provenance.working():
+            status, step = "done", training.run()
     except trainer.Diverged as error:
         status, step = "diverged", error.step
         print(f"diverged: {error}", file=sys.stderr)
@@ -180,4 +184,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -4,6 +4,8 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -83,9 +85,18 @@ class Provenance:
     """Started with a program; `record()` at its end gives what goes into run.json or a metric file."""
 
     def __init__(self, spec: dict):
-        self.spec, self.started = storage.digest(spec), now()
+        self.spec, self.started, self.work = storage.digest(spec), now(), 0.0
+
+    @contextmanager
+    def working(self):
+        """Counts the block's seconds as work: what the program is for, not its start, imports, loads and writing."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.work += time.perf_counter() - began
 
     def record(self, **more) -> dict:
-        """{"spec": digest, "started", "ended", "commit", "versions", "hardware"} and whatever the program adds."""
-        times = {"started": self.started, "ended": now()}
+        """{"spec": digest, "started", "ended", "work_seconds", "commit", "versions", "hardware"} and whatever the program adds."""
+        times = {"started": self.started, "ended": now(), "work_seconds": round(self.work, 3)}
         return {"spec": self.spec, **times, "commit": commit(), "versions": dict(versions()), "hardware": hardware(), **more}

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from scripts.core import delta, storage
+from scripts.core import delta, process, storage
 from scripts.core.provenance import Provenance
 from scripts.core.resume import EXIT_CODES
 
@@ -33,7 +33,10 @@ def prepare(threads) -> str:
     """Set threads and determinism; returns the device, "cuda" or "cpu"."""
     import torch
 
+    process.spare_imports()
     from scripts.core.trainer import deterministic
+
+    process.imported()
 
     if threads:
         torch.set_num_threads(threads)

@@ -76,7 +76,7 @@ def test_every_measure_keeps_the_contract(name):
     assert module and module[0].__doc__.splitlines()[0].endswith(".") and callable(module[0].run)
 
 
-def test_a_sweeps_overhead_is_what_its_jobs_do_beside_work(tmp_path):
+def test_a_sweeps_overhead_is_what_its_jobs_do_beside_work(tmp_path, capsys):
     """Two jobs of 40 s side by side, then one of 20 s after a pause: of 60 s on 2 cores, work are 30 + 16 + 10 s."""
     run = tmp_path / "c/ga_none/x/seed0"
     benchmarks = {"c/target": (40, 1040), "c/ga_none/x/seed0/unlearn": (40, 1040), "c/ga_none/x/seed0/evaluate_full": (20, 2020)}
@@ -85,15 +85,14 @@ def test_a_sweeps_overhead_is_what_its_jobs_do_beside_work(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"s\th:m:s\n{seconds}\t-\n")
         os.utime(path, (end, end))
-    for name, log in {"c/target": "9/9 [00:30<00:00", "c/ga_none/x/seed0/unlearn": "1/9 [00:01<00:09\r9/9 [00:16<00:00"}.items():
-        path = tmp_path / "logs" / f"{name}.log"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(log)
-    times = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:00:05+00:00"}
+    storage.write_json(tmp_path / "c/target/run.json", {"work_seconds": 30.0})
+    storage.write_json(run / "run.json", {"work_seconds": 16.0})
     for metric in ("a", "b"):
-        storage.write_json(run / "eval/full" / f"{metric}.json", {"provenance": times})
+        storage.write_json(run / "eval/full" / f"{metric}.json", {"provenance": {"work_seconds": 5.0}})
     found = overhead.jobs(tmp_path)
     told = overhead.account(found, overhead.running(found), 2)
     assert told["wall"] == 60 and told["overhead"] == pytest.approx(1 - 56 / 120)
     assert told["kinds"]["training"] == {"jobs": 2, "busy": 80, "work": 46} and told["kinds"]["evaluation"]["work"] == 10
     assert "60 s on 2 cores; (wall − work) / wall = 53.3 %" in overhead.table(told, 2)
+    storage.write_json(run / "run.json", {})
+    assert overhead.main([str(tmp_path)]) == 2 and "run.json: has no work_seconds" in capsys.readouterr().err
