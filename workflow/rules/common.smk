@@ -4,6 +4,7 @@
 import itertools
 import os
 import sys
+from collections import defaultdict
 
 sys.path.insert(0, workflow.basedir)
 
@@ -54,6 +55,9 @@ RESULTS = config["results"]
 TEXTS = PLAN.texts()
 TEXTS["sweep.json"] = dumps({key: config[key] for key in ("corpora", "schemes", "metrics", "unlearning", "sweep", "evaluation")})
 METRICS = list(config["metrics"])
+HELD = defaultdict(list)  # path of a run: names of the schemes that hold it
+for run, scheme in PLAN.cells:
+    HELD[run.path].append(scheme)
 # On a cluster each job is a Snakemake in a Snakemake: only the outermost, which can ask for more, tries again.
 RETRIES = config["resources"]["retries"] if workflow.is_main_process else 0
 ARTIFACTS = [name for name, scheme in config["schemes"].items() if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT")]
@@ -213,7 +217,7 @@ def demands(wildcards):
 
 def schemes_of(wildcards):
     """Names of the schemes that hold an unlearned run."""
-    return [scheme for run, scheme in PLAN.cells if run.path == f"{wildcards.corpus}/{wildcards.cell}"]
+    return HELD[f"{wildcards.corpus}/{wildcards.cell}"]
 
 
 def scheme_files(wildcards):
