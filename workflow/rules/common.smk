@@ -1,6 +1,7 @@
 # The resolved configuration, the plan of the sweep, and what several rules need.
 # Nothing here imports torch: a dry run on a login node takes seconds.
 
+import gc
 import itertools
 import os
 import sys
@@ -26,6 +27,7 @@ from scripts.core.cells import trains
 from scripts.core.storage import dumps
 
 slurm_polling.repair()
+gc.set_threshold(100_000)  # looking again and again through a large sweep's objects took an eighth of a dry run
 
 try:
     for file in workflow.configfiles:
