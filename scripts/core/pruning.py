@@ -45,8 +45,6 @@ def misfit(run: Run, scheme: dict) -> str | None:
     quantizer = registry.constants("quantizers", scheme["kind"])
     if run.stage == "unlearn":
         method = run.spec["method"]["name"]
-        if method in quantizer.get("EXCLUDED_METHODS", ()):
-            return f"{scheme['kind']} can't hold a model of {method}"
         if quantizer.get("ARTIFACT") and registry.constants("methods", method).get("PARTS", 1) > 1:
             return f"{scheme['kind']} writes the files of one model, {method} is made of two"
     return None
