@@ -85,7 +85,7 @@ def publish(spec, options, provenance) -> int:
 
 
 def program(argv) -> int:
-    arguments = runs.parser(__doc__.splitlines()[0])
+    arguments = runs.parser("train", __doc__.splitlines()[0])
     arguments.add_argument(
         "--base", type=runs.Path, help="run folder to start from: the base (scratch models), the target (stage reinforced)"
     )

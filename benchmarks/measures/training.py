@@ -76,7 +76,7 @@ class Setup:
         from scripts.core import hyperparameters, registry, trainer, unlearner
         from scripts.core.distributions import Plan
         from scripts.core.reference import Reference
-        from scripts.unlearn import asked_rows
+        from scripts.core.unlearning import asked_rows
 
         training = {"lr": 1e-5, "weights": weights, "batch": self.size.batch, "max_steps": self.steps, "clip": 1.0, **more}
         model = self.model(trainer.storage_dtype(weights, self.context.device))

@@ -13,9 +13,9 @@ from scripts.core.provenance import Provenance
 from scripts.core.resume import EXIT_CODES
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(program: str, description: str) -> argparse.ArgumentParser:
     """The arguments of every training program."""
-    arguments = argparse.ArgumentParser(description=description)
+    arguments = argparse.ArgumentParser(prog=f"python -m scripts.{program}", description=description)
     arguments.add_argument("--spec", type=Path, required=True, help="spec.json of the run")
     arguments.add_argument("--corpus", type=Path, required=True, help="corpus folder with data/ and manifest.json")
     arguments.add_argument("--out", type=Path, required=True, help="run folder that is written")

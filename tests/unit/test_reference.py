@@ -10,7 +10,7 @@ from scripts.core import batching, hyperparameters, losses, models, registry, un
 from scripts.core.distributions import Hidden, Plan, TopK, mapped
 from scripts.core.naming import setting
 from scripts.core.reference import Reference, serves
-from scripts.unlearn import asked_rows
+from scripts.core.unlearning import asked_rows
 from tests.unit.test_trajectories import LENGTH, SHAPE, TRAINING, VOCABULARY, Vocabulary
 
 K = 8
