@@ -24,6 +24,8 @@ def export(run: Path, out: Path, as_stored: bool = False) -> str | None:
     if out.is_dir() and any(out.iterdir()) or out.is_file():
         raise ValueError(f"OUT: {str(out)!r} exists; allowed: a new folder")
     outcome = storage.read_json(run / "outcome.json")
+    if not isinstance(outcome, dict) or not {"status", "weights", "step"} <= set(outcome):
+        raise ValueError(f"RUN: {str(run)!r} has an outcome.json without status, weights and step; allowed: a finished run")
     if outcome["status"] != "done" and not as_stored:
         raise ValueError(
             f"RUN: {str(run)!r} {outcome['status']} at step {outcome['step']} and has no weights; allowed: another run"

@@ -145,8 +145,8 @@ def main(argv=None) -> int:
     options = parser.parse_args(argv)
     try:
         content = storage.read_json(options.scheme)
-        scheme = content.get("scheme", content)
-        if "kind" not in scheme:
+        scheme = content.get("scheme", content) if isinstance(content, dict) else None
+        if not isinstance(scheme, dict) or "kind" not in scheme:
             raise ValueError(f"scheme: {options.scheme} has no kind; allowed: {', '.join(registry.names('quantizers'))}")
         registry.require("quantizers", scheme["kind"], "scheme.kind")
         defaults = {k: v["default"] for k, v in registry.parameters("quantizers", scheme["kind"]).items()}
