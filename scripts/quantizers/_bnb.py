@@ -18,12 +18,27 @@ def compute_dtype(device):
     return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
 
 
+def import_library() -> None:
+    """Import bitsandbytes without torch's compiler, which takes 1.2 s to import.
+
+    It would compile spare versions of kernels that bitsandbytes has of its own for CPUs and for GPUs.
+    """
+    import torch
+
+    compiler, torch.compile = torch.compile, lambda function=None, **options: function or (lambda decorated: decorated)
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        torch.compile = compiler
+
+
 def load_4bit(checkpoint, kind: str, double: bool, device):
     """The model with bitsandbytes' own 4-bit layers ('fp4' or 'nf4', blocks of 64)."""
     from transformers import BitsAndBytesConfig
 
     from scripts.core.quantization import load_model
 
+    import_library()
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=kind,
@@ -58,6 +73,8 @@ def held_4bit(weight, kind: str, double: bool):
     (there the mean of its two sides). FP4 has two zeros; they count as one code.
     """
     import torch
+
+    import_library()
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     packed, state = quantize_4bit(

@@ -30,7 +30,9 @@ def load(checkpoint, scheme: dict, device, artifact=None):
     from transformers import BitsAndBytesConfig
 
     from scripts.core.quantization import load_model
+    from scripts.quantizers._bnb import import_library
 
+    import_library()
     # It warns in every forward pass of every layer that activations pass through fp16, which is how LLM.int8() is
     # defined.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -43,6 +45,9 @@ def held(weight, scheme: dict):
 
     Activations are rounded too when the model runs; that is no part of the weights.
     """
+    from scripts.quantizers._bnb import import_library
+
+    import_library()
     from bitsandbytes.functional import int8_vectorwise_quant
 
     codes, largest, _ = int8_vectorwise_quant(weight.half())

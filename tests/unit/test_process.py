@@ -56,3 +56,11 @@ def test_imported_modules_are_out_of_the_collectors_sight():
         assert gc.get_freeze_count() > 1000 and gc.get_threshold() == process.USUAL
     finally:
         gc.unfreeze()
+
+
+def test_bitsandbytes_comes_without_torchs_compiler_and_leaves_it_usable():
+    source = "import sys, torch; found = torch.compile; from scripts.quantizers import _bnb; _bnb.import_library()\n"
+    done = python(
+        source + "print('torch._inductor.compile_fx' in sys.modules, torch.compile is found, 'bitsandbytes' in sys.modules)"
+    )
+    assert done.stdout.split() == ["False", "True", "True"], done.stderr[-2000:]
