@@ -28,11 +28,12 @@ def coarsest(recovery: pd.DataFrame) -> str:
 def ran(cells: pd.DataFrame, single: pd.DataFrame) -> str:
     """How many models, schemes and scores there are, and what has none."""
     unlearned = cells[~cells.method.isin(tables.REFERENCES)]
-    models = len(unlearned[tables.GROUP].drop_duplicates())
+    count = len(unlearned[tables.GROUP].drop_duplicates())
     counted = single.status.value_counts()
     gaps = ", ".join(f"{n} {name}" for name, n in counted.items() if name != "ok") or "none missing"
     schemes = ", ".join(tables.schemes(cells))
-    return f"{models} unlearned models were scored under {schemes}: {counted.get('ok', 0)} scores, {gaps}."
+    scored = f"{count} unlearned model{'s were' if count != 1 else ' was'} scored under {schemes}"
+    return f"{scored}: {counted.get('ok', 0)} scores, {gaps}."
 
 
 def retained(recovery: pd.DataFrame, scheme: str) -> str:
@@ -61,13 +62,18 @@ def returned(back: pd.DataFrame) -> str:
     )
 
 
+def models(count: int) -> str:
+    """So many models, in words."""
+    return f"{count} model{'s' if count != 1 else ''}"
+
+
 def weights(back: pd.DataFrame, scheme: str) -> str:
     """Median recovery by the precision of the weights that the optimiser wrote."""
     told = back[(back.kind == "verbmem") & (back.scheme == scheme) & back.R.notna()]
     groups = told.groupby("weights").R
     if len(groups) < 2:
         return "Whether the precision of the weights matters can't be told: recovery has values for fewer than two precisions."
-    parts = [f"{100 * part.median():.0f} % with {name} weights ({len(part)} models)" for name, part in groups]
+    parts = [f"{100 * part.median():.0f} % with {name} weights ({models(len(part))})" for name, part in groups]
     return f"Under {scheme} the median recovery of VerbMem is {' and '.join(parts)}."
 
 
@@ -78,4 +84,4 @@ def cost(cells: pd.DataFrame, scheme: str) -> str:
     if not {"full", scheme} <= set(pivot):
         return "What quantization costs in utility can't be told: KnowMem on the retain set has no scores to compare."
     change = (pivot[scheme] - pivot["full"]).dropna()
-    return f"KnowMem on the retain set changes by {change.median():+.1f} points under {scheme} (median of {len(change)} models)."
+    return f"KnowMem on the retain set changes by {change.median():+.1f} points under {scheme} (median of {models(len(change))})."

@@ -33,10 +33,10 @@ def test_sentences_are_filled_from_the_tables():
     back.append(cell("bf16", "rtn", unlearned=90.0, target=100.0, R=0.9, R_low=0.8, R_high=0.95))
     back.append(cell("fp32", "rtn", unlearned=10.0, target=100.0, R=-0.1, R_low=-0.3, R_high=0.1))
     ran, retained, returned, weights, cost = findings.sentences(*frames(scores, back))
-    assert "2 unlearned models" in ran and "4 scores, 1 diverged" in ran
+    assert "2 unlearned models were scored" in ran and "4 scores, 1 diverged" in ran
     assert "20 % of the target" in retained and "50 % under rtn" in retained
     assert "in 1 of 2 cells" in returned and "90 % [80, 95]" in returned
-    assert "90 % with bf16 weights (1 models) and -10 % with fp32 weights" in weights and "-6.0 points" in cost
+    assert "90 % with bf16 weights (1 model) and -10 % with fp32 weights" in weights and "-6.0 points" in cost
 
 
 def test_what_cannot_be_told_is_said():
