@@ -5,7 +5,6 @@ corpus; else from the assumptions printed with the table (`resources.hours_per_b
 Disk is what the kept checkpoints take, by their number of weights and stored precision.
 """
 
-import argparse
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -85,17 +84,7 @@ def disk(plan) -> tuple[float, float]:
 
 def main(argv=None) -> int:
     """Print the plan; exit code 2 with one line when the configuration is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        default=["config.yaml"],
-        metavar="FILE",
-        help="configuration of the sweep, later files laid over earlier ones (default: config.yaml)",
-    )
-    options = parser.parse_args(argv)
+    options = sweep.parser("plan", __doc__).parse_args(argv)
     try:
         plan = sweep.read(*options.config)
     except ValueError as error:

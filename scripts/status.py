@@ -5,7 +5,6 @@ A cell is a run under a scheme. It is *done* when all its metric files are there
 Snakemake holds the folder and has marked one of its outputs as being made, *failed* when a job left a log but no output.
 """
 
-import argparse
 import base64
 import os
 import sys
@@ -117,17 +116,7 @@ def table(cells: list[tuple[dict, str]]) -> str:
 
 def main(argv=None) -> int:
     """Print the table; exit code 0 whatever the state."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        default=["config.yaml"],
-        metavar="FILE",
-        help="configuration of the sweep, later files laid over earlier ones, or its sweep.json (default: config.yaml)",
-    )
-    options = parser.parse_args(argv)
+    options = sweep.parser("status", __doc__, also=", or its sweep.json").parse_args(argv)
     try:
         plan = sweep.read(*options.config)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """A sweep and its files on disk: the plan of a configuration file, for the programs that people run beside Snakemake."""
 
+import argparse
 from pathlib import Path
 
 import yaml
@@ -16,6 +17,16 @@ def resolved(path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"--sweep: {str(path)!r} holds {str(content)[:80]!r}; allowed: a JSON object, as a sweep writes it")
     return configuration.resolve(content)
+
+
+def parser(program: str, description: str, also: str = "") -> argparse.ArgumentParser:
+    """The arguments of a program that reads a sweep; also: what else its --config may be, for the help."""
+    arguments = argparse.ArgumentParser(
+        prog=f"python -m scripts.{program}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    told = f"configuration of the sweep, later files laid over earlier ones{also} (default: config.yaml)"
+    arguments.add_argument("--config", nargs="+", default=["config.yaml"], metavar="FILE", help=told)
+    return arguments
 
 
 def read(*paths) -> Plan:
