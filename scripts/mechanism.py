@@ -40,7 +40,7 @@ def measure(run: Path, target: Path, schemes: list[dict], known: dict, corpus: P
     wanted = [scheme for scheme in schemes if scheme["name"] not in kept]
     if old and not wanted:
         return old | {"schemes": kept, "left_out": content["left_out"]}
-    import_torch()
+    import_libraries(gradient=corpus is not None)
     provenance = Provenance({"schemes": schemes})
     with provenance.working():
         content |= compute(run, target, wanted, corpus)
@@ -49,11 +49,13 @@ def measure(run: Path, target: Path, schemes: list[dict], known: dict, corpus: P
     return content
 
 
-def import_torch() -> None:
-    """Import what takes long before the work starts."""
-    process.spare_imports()
-    from scripts.core import trainer, update  # noqa: F401
+def import_libraries(gradient: bool) -> None:
+    """Import what takes long before the work starts; what all models need only where one runs, for its gradient."""
+    from scripts.core import update  # noqa: F401
 
+    if gradient:
+        process.spare_imports()
+        from transformers.models.llama import modeling_llama  # noqa: F401
     process.imported()
 
 
@@ -137,10 +139,11 @@ def forget_gradient(run: Path, corpus: Path) -> dict:
     """{tensor name: fp32 ∂L/∂w} at the unlearned model; L is the mean cross-entropy over the forget set's training chunks."""
     import torch
 
-    from scripts.core import batching, models, runs, saliency, trainer
+    from scripts.core import batching, models, runs, saliency
+    from scripts.core.determinism import deterministic
     from scripts.core.quantization import load_model
 
-    trainer.deterministic()
+    deterministic()
     spec = read_json(run / "spec.json")
     model = load_model(run / "checkpoint", "cuda" if torch.cuda.is_available() else "cpu").requires_grad_(True)
     tokenizer = models.load_tokenizer(run / "checkpoint")

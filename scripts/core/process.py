@@ -9,8 +9,10 @@ import atexit
 import gc
 import os
 import sys
+from pathlib import Path
 
 UNUSED = ("datasets", "peft", "scipy")  # Trainer and models import these if they are there; ours are handed nothing of theirs
+ASYNCHRONOUS = ("anyio", "trio")  # the hub's client does, for calls that nothing here makes
 USUAL = gc.get_threshold()
 
 
@@ -25,11 +27,11 @@ def run(main) -> None:
 
 
 def spare_imports() -> None:
-    """Have transformers do without the libraries UNUSED; called before it imports a model or Trainer. Others still have them.
+    """Have transformers do without what it would import in case; called before it imports a model or Trainer. Others still have it.
 
     transformers asks once whether a library is there, and remembers the answer.
     """
-    hidden = {name: None for name in UNUSED if name not in sys.modules}
+    hidden = {name: None for name in UNUSED + ASYNCHRONOUS if name not in sys.modules}
     sys.modules.update(hidden)  # None stands for a module that is not to be had
     try:
         from transformers.utils import import_utils
@@ -39,6 +41,30 @@ def spare_imports() -> None:
     finally:
         for name in hidden:
             del sys.modules[name]
+    _list_models_once(import_utils)
+
+
+def _list_models_once(import_utils) -> None:
+    """transformers reads 2,500 files to list its models, and for `transformers.models` once more: the second time it need not."""
+    import transformers
+
+    read, folder, start = import_utils.define_import_structure, Path(transformers.__file__).parent / "models", "models."
+
+    def listed(module_path, prefix=None):
+        if prefix is not None or Path(module_path) != folder / "__init__.py":
+            return read(module_path, prefix)
+        known = read(folder, prefix="models")  # it remembers this answer
+        own = {
+            need: {name.removeprefix(start): what for name, what in names.items() if name.startswith(start)}
+            for need, names in known.items()
+        }
+        return {need: names for need, names in own.items() if names}
+
+    import_utils.define_import_structure = listed
+    try:
+        import transformers.models  # noqa: F401
+    finally:
+        import_utils.define_import_structure = read
 
 
 def imported() -> None:

@@ -34,7 +34,8 @@ def prepare(threads) -> str:
     import torch
 
     process.spare_imports()
-    from scripts.core.trainer import deterministic
+    from scripts.core import trainer  # noqa: F401 (what takes long, before the work starts)
+    from scripts.core.determinism import deterministic
 
     process.imported()
 

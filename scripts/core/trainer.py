@@ -12,7 +12,6 @@ What differs from a plain Trainer, and why:
 """
 
 import math
-import os
 from contextlib import nullcontext
 
 import torch
@@ -38,14 +37,6 @@ class Diverged(Exception):
     def __init__(self, step: int, what: str):
         super().__init__(f"{what} is not finite at step {step}")
         self.step, self.what = step, what
-
-
-def deterministic() -> None:
-    """Ask torch for the same bits on every run (where a kernel has no such variant, it only warns)."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling fresh memory guards against reads of uninitialised values; there are none here, and it costs time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def storage_dtype(weights: str, device: str) -> str:

@@ -24,8 +24,26 @@ import sys
 from scripts.core import runs
 runs.prepare(1)
 from scripts.core import lora, models, trainer
-print(sorted({"bitsandbytes", "datasets", "deepspeed", "pandas", "peft", "scipy"} & set(sys.modules)))
-import datasets, peft, scipy
+print(sorted({"anyio", "bitsandbytes", "datasets", "deepspeed", "pandas", "peft", "scipy", "trio"} & set(sys.modules)))
+import anyio, datasets, peft, scipy
+"""
+
+LISTING = """
+import sys
+from pathlib import Path
+read = []
+sys.addaudithook(lambda event, args: read.append(str(args[0])) if event == "open" else None)
+from scripts.core import process
+process.spare_imports()
+import transformers
+from transformers.utils import import_utils
+place = Path(transformers.__file__).parent / "models"
+own = [path for path in read if path.startswith(str(place)) and path.endswith(".py")]
+module = sys.modules["transformers.models"]
+usual = import_utils.define_import_structure(module.__file__)
+again = import_utils._LazyModule(module.__name__, module.__file__, usual, module_spec=module.__spec__)
+equal = [getattr(module, key) == getattr(again, key) for key in ("_import_structure", "_modules", "_class_to_module")]
+print(len(own) - len(set(own)), len(own) > 1000, equal)
 """
 
 
@@ -47,6 +65,11 @@ def test_what_main_raises_ends_the_process_as_usual():
 def test_a_training_imports_no_library_that_it_does_not_use_and_can_still_do_so():
     done = python(STARTING)
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr[-2000:]
+
+
+def test_transformers_lists_its_models_once_and_as_it_would():
+    done = python(LISTING)
+    assert done.stdout.strip() == "0 True [True, True, True]", done.stderr[-2000:]
 
 
 def test_imported_modules_are_out_of_the_collectors_sight():
