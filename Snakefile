@@ -7,11 +7,6 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-# A profile or the command line may name another sweep; it replaces config.yaml instead of being merged into it.
-if not workflow.config_settings.configfiles:
-
-    configfile: "config.yaml"
-
 
 include: "workflow/rules/common.smk"
 

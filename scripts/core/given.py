@@ -33,6 +33,31 @@ def overlaid(config: dict, given) -> dict:
     return config
 
 
+def default(project) -> str:
+    """The configuration if none is named: config.yaml of the working directory, else that of the project. ConfigError if wrong."""
+    path = next((path for path in ("config.yaml", f"{project}/config.yaml") if Path(path).exists()), "config.yaml")
+    content(path)
+    return path
+
+
+def content(path) -> dict:
+    """What a configuration file holds; ConfigError where it can't be read, is not YAML or no mapping."""
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
+        raise ConfigError(f"{str(path)!r} {reason}; allowed: a configuration file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        if mark := getattr(error, "problem_mark", None):
+            reason = f"{error.problem} in line {mark.line + 1}"
+        raise ConfigError(f"{str(path)!r} is not YAML ({reason}); allowed: a configuration file") from None
+    if not isinstance(found, dict):
+        what = "nothing" if found is None else repr(str(found)[:80])
+        raise ConfigError(f"{str(path)!r} holds {what}; allowed: a mapping, as in config.yaml")
+    return found
+
+
 def check_repeated(path) -> None:
     """ConfigError for a key that stands twice in one mapping of a YAML file: YAML would take the last and say nothing."""
     seen, waiting = set(), [("", yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader))]

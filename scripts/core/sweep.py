@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-import yaml
-
 from scripts.core import config as configuration
 from scripts.core import given, grid, memory
 from scripts.core.plan import Plan
@@ -47,15 +45,8 @@ def read(*paths) -> Plan:
 def parsed(path) -> dict:
     """Content of one configuration file; a sweep.json, which names no folder, is about the folder that it lies in."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        given.check_repeated(path)
-    except OSError as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
-        raise ValueError(f"--config: {str(path)!r} {reason}; allowed: a configuration file") from None
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"--config: {str(path)!r} is not YAML ({str(error).splitlines()[0]}); allowed: a configuration file"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"--config: {str(path)!r} holds {str(content)[:80]!r}; allowed: a mapping, as in config.yaml")
+        content = given.content(path)
+    except ValueError as error:
+        raise ValueError(f"--config: {error}") from None
+    given.check_repeated(path)
     return {"results": str(Path(path).parent)} | content if Path(path).name == "sweep.json" else content

@@ -61,3 +61,35 @@ def test_values_of_the_command_line_are_those_of_a_file():
     for text in ("none", "ga", "1e-5", "results/b", "{", "2026-11-24"):
         assert given.words(text) == text
     assert given.words("null") is None and given.words("0.5") == 0.5
+
+
+def test_without_a_name_the_working_directorys_configuration_counts_then_the_projects(tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="'config.yaml' does not exist"):
+        given.default(project)
+    (project / "config.yaml").write_text("results: a\n")
+    assert given.default(project) == str(project / "config.yaml")
+    (tmp_path / "config.yaml").write_text("results: b\n")
+    assert given.default(project) == "config.yaml"
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "holds nothing; allowed: a mapping"),
+        ("# sweep\n", "holds nothing"),
+        ("[a, b]\n", "holds \"['a', 'b']\""),
+        ("hello\n", "holds 'hello'"),
+        ("a: [1\n", "is not YAML (expected ',' or ']', but got '<stream end>' in line 2)"),
+    ],
+    ids=["empty", "comment", "list", "text", "no YAML"],
+)
+def test_a_file_that_is_no_mapping_is_named_in_one_line(tmp_path, monkeypatch, text, words):
+    (tmp_path / "config.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for read in (lambda: given.default(ROOT), lambda: sweep.read("config.yaml")):
+        with pytest.raises(ValueError) as caught:
+            read()
+        assert "'config.yaml' " + words in str(caught.value) and "\n" not in str(caught.value)

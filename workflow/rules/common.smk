@@ -29,6 +29,12 @@ from scripts.core.storage import dumps
 slurm_polling.repair()
 gc.set_threshold(100_000)  # looking again and again through a large sweep's objects took an eighth of a dry run
 
+# A profile or the command line may name another sweep; it replaces config.yaml instead of being merged into it.
+if not workflow.config_settings.configfiles:
+
+    configfile: given.default(workflow.basedir)
+
+
 try:
     for file in workflow.configfiles:
         given.check_repeated(file)
