@@ -20,8 +20,6 @@ import numpy as np
 from scripts.core import recovery, scored, selection, statistics, sweep, tables
 from scripts.core.storage import read_json
 
-ONE, MANY = "samples", "seeds, then samples"
-
 
 def add_privleak(loaded: list[dict]) -> None:
     """Fill in PrivLeak, in place: it needs the retrain run's own file (same corpus, full precision, same texts)."""
@@ -31,7 +29,7 @@ def add_privleak(loaded: list[dict]) -> None:
         if cell["row"]["method"] == "retrain" and cell["row"]["scheme"] == "full"
     }
     cached = {
-        key: (statistics.auc(*cell["texts"]), statistics.auc_replicates(*cell["texts"]))
+        key: (statistics.auc(*cell["texts"]), statistics.auc_replicates(*cell["texts"], cell["units"]))
         for key, cell in reference.items()
         if cell["texts"]
     }
@@ -48,11 +46,11 @@ def add_privleak(loaded: list[dict]) -> None:
             )
             continue
         ours, theirs = cell["texts"], reference[key]["texts"]
-        if [len(part) for part in ours] != [len(part) for part in theirs]:
+        if [len(part) for part in ours] != [len(part) for part in theirs] or cell["units"] != reference[key]["units"]:
             row |= scored.state("missing", "PrivLeak: the retrain run was scored on other texts")
             continue
         bottom, bottom_replicates = cached[key]
-        top, top_replicates = statistics.auc(*ours), statistics.auc_replicates(*ours)
+        top, top_replicates = statistics.auc(*ours), statistics.auc_replicates(*ours, cell["units"])
         value, low, high, reason = statistics.ratio(top, bottom, top_replicates, bottom_replicates, "AUC(retrain)")
         if value is None:
             row |= scored.state("not finite", reason)
@@ -62,10 +60,11 @@ def add_privleak(loaded: list[dict]) -> None:
         row["value"] = 100 * cell["value"]
 
 
-def fill_interval(cell: dict, name: str) -> None:
-    """Write a cell's interval into its row."""
+def fill_interval(cell: dict, seeds: bool = False) -> None:
+    """Write a cell's interval into its row, and what was drawn for it."""
     if cell["replicates"] is not None:
         low, high = (scored.shown(cell["row"], bound) for bound in statistics.interval(cell["replicates"]))
+        name = "seeds, then " * seeds + ("units" if cell["units"] else "samples")
         cell["row"] |= {"low": low, "high": high, "interval": name}
 
 
@@ -87,7 +86,7 @@ def merge(group: list[dict]) -> dict:
     row |= {"value": None, "low": None, "high": None, "n": None, "interval": "", "reason": "; ".join(absent)}
     row["seeds"] = len(usable)
     row["split"] = next((cell["row"]["split"] for cell in group if cell["row"]["split"]), "")
-    cell = {"row": row, "value": None, "replicates": None, "texts": None, "seeds": usable}
+    cell = {"row": row, "value": None, "replicates": None, "texts": None, "units": None, "seeds": usable}
     if not usable:
         states = {cell["row"]["status"] for cell in group}
         row["status"] = states.pop() if len(states) == 1 else "missing"
@@ -98,10 +97,13 @@ def merge(group: list[dict]) -> dict:
     row["bits_per_weight"] = float(np.mean(bits)) if all(isinstance(b, int | float) for b in bits) else None
     if len({cell["row"]["n"] for cell in usable}) > 1:
         row["reason"] = "; ".join([*absent, "no interval: seeds have different numbers of samples"])
+    elif any(cell["units"] != usable[0]["units"] for cell in usable):
+        row["reason"] = "; ".join([*absent, "no interval: seeds have different units"])
     elif all(cell["replicates"] is not None for cell in usable):
-        many = len(usable) > 1
+        many, cell["units"] = len(usable) > 1, usable[0]["units"]
+        row |= {"units": usable[0]["row"]["units"]} if cell["units"] else {}
         cell["replicates"] = statistics.pool([c["replicates"] for c in usable]) if many else usable[0]["replicates"]
-        fill_interval(cell, MANY if many else ONE)
+        fill_interval(cell, many)
     return cell
 
 
@@ -119,7 +121,7 @@ def aggregate(cells: list[dict], results, stop: str | None = None) -> dict:
     loaded = [scored.load(cell, results) for cell in cells]
     add_privleak(loaded)
     for cell in loaded:
-        fill_interval(cell, ONE)
+        fill_interval(cell)
     loaded += selection.stopped(loaded, stop) if stop else []
     loaded += pooled(loaded)
     rows = [cell["row"] for cell in loaded]

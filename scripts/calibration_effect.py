@@ -63,6 +63,8 @@ def difference(ours: tuple, base: tuple, same: bool) -> dict:
         row = recovery.row_of(*parts)
         if row.get("R") is None:
             return {"D_reason": f"{row['scheme']}: {row['R_reason']}"}
+    if reason := recovery.lacking((ours[0]["row"]["scheme"], ours[0]), (base[0]["row"]["scheme"], base[0])):
+        return {"D_reason": reason}
     (value, draws), (value_base, draws_base) = share(*ours), share(*base)
     low, high = statistics.interval(draws - draws_base)
     return {"D": value - value_base, "D_low": low, "D_high": high}

@@ -33,7 +33,20 @@ GROUPS = {"method": ["method"], "scheme": ["scheme"], "setting": ["corpus", "met
 WEIGHTS = ["kept", "log_noise_ratio"]
 PREDICTORS = {"1 − kept": None, "1 − first order": None, "weights": WEIGHTS, "gradient": ["first_order", *WEIGHTS]}
 WIDTH, FEWEST = 1.0, 20
-PREDICTION = [*LABELS, "scheme", "metric", "kind", "split", "left_out", "predictor", "R", "R_low", "R_high", "predicted"]
+PREDICTION = [
+    *LABELS,
+    "scheme",
+    "metric",
+    "kind",
+    "split",
+    "left_out",
+    "predictor",
+    "R",
+    "R_low",
+    "R_high",
+    "predicted",
+    "interval",
+]
 NUMBERS = ["R2", "slope", "intercept", "error"]
 FIT = ["metric", "kind", "left_out", "predictor", "cells", "runs", "unused"]
 FIT += [name + end for name in NUMBERS for end in ("", "_low", "_high")] + ["coverage", "coverage_low", "coverage_high", "reason"]

@@ -31,6 +31,13 @@ class Engine:
         """Token ids of each text; with `special`, what the tokenizer puts around a text (BOS)."""
         return self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"] if texts else []
 
+    def starts(self, text: str) -> list[int] | None:
+        """The character at which each of a text's tokens begins, special tokens left out; None from a tokenizer that can't tell."""
+        if not self.tokenizer.is_fast:
+            return None
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [start for start, _ in found["offset_mapping"]]
+
     @property
     def bos(self) -> list[int]:
         """The token that begins a text, as a list; empty where the tokenizer has none."""
@@ -104,3 +111,22 @@ def read_items(data, name: str, key: str) -> list:
     if not isinstance(items, list) or not items:
         raise ValueError(f"{key}: {name}.json of the corpus is empty or no list; allowed: a list with at least one entry")
     return items
+
+
+def read_units(data, name: str, texts: list) -> list[str] | None:
+    """The unit (person, article, …) of each of the texts in <data>/<name>.json; None where the corpus names none.
+
+    ValueError where it names more or fewer than there are texts.
+    """
+    path = Path(data) / "units" / f"{name}.json"
+    if not path.is_file():
+        return None
+    units = read_json(path)
+    if not isinstance(units, list) or len(units) != len(texts):
+        raise ValueError(f"units/{name}.json: is no list of {len(texts)}; allowed: one unit for each text of {name}.json")
+    return units
+
+
+def unit_of(item: dict) -> dict:
+    """{"unit": …} of a corpus's item, for the sample that is made of it; empty where the item names none."""
+    return {"unit": item["unit"]} if "unit" in item else {}

@@ -66,8 +66,11 @@ def lacking(*parts: tuple[str, dict | None]) -> str:
             return f"{cell['row']['status']}: {name} ({cell['row']['reason']})"
         if cell["replicates"] is None:
             return f"undefined: {name} has no per-sample scores ({cell['row']['reason']})"
+    names = " and ".join(name for name, _ in parts)
     if len({cell["row"]["n"] for _, cell in parts}) > 1:
-        return "undefined: " + " and ".join(name for name, _ in parts) + " were scored on different numbers of samples"
+        return f"undefined: {names} were scored on different numbers of samples"
+    if any(cell["units"] != parts[0][1]["units"] for _, cell in parts):
+        return f"undefined: {names} were scored on samples of different units"
     return ""
 
 
@@ -82,6 +85,8 @@ def recovered(cell: dict, full: dict, target: dict):
     """(R, low, high, reason); undefined where the target under the scheme is not clearly above u at full precision."""
     if cell["row"]["n"] != full["row"]["n"]:
         return None, None, None, "undefined: full precision was scored on another number of samples"
+    if cell["units"] != full["units"]:
+        return None, None, None, "undefined: full precision was scored on samples of other units"
     if [c["row"]["seed"] for c in cell.get("seeds", [])] != [c["row"]["seed"] for c in full.get("seeds", [])]:
         return None, None, None, "undefined: full precision has values for other seeds"
     nats = cell["row"]["kind"] == "perplexity"

@@ -17,9 +17,10 @@ PRIVLEAK_SCORE = "Min-40%"
 
 
 def load(cell: dict, results: Path) -> dict:
-    """One cell's score: {"row": table row, "value", "replicates": (resamples,), "texts"}, None where there is none.
+    """One cell's score: {"row": table row, "value", "replicates": (resamples,), "texts", "units"}, None where there is none.
 
     `value` and its replicates are in the unit in which scores are averaged and compared: 0…1, or nats per token of a perplexity.
+    `units` are those that were drawn (people, articles; of PrivLeak a pair of lists), None where samples were.
     """
     row = {name: cell.get(name, "") for name in tables.CELL[:-1]} | {"step": reached(results / cell["run"])}
     row |= {axis_column(name): flat(value) for name, value in (cell.get("axes") or {}).items()}
@@ -32,7 +33,7 @@ def load(cell: dict, results: Path) -> dict:
         "interval": "",
         "seeds": 1,
     }
-    found = {"row": row, "value": None, "replicates": None, "texts": None}
+    found = {"row": row, "value": None, "replicates": None, "texts": None, "units": None}
     path = results / cell["run"] / "eval" / cell["scheme"] / f"{cell['metric']}.json"
     if not path.exists():
         return found | {
@@ -50,20 +51,24 @@ def load(cell: dict, results: Path) -> dict:
         texts = passages(content)
         if texts is None:
             return found | {"row": row | state("not finite", f"no finite {PRIVLEAK_SCORE} scores of forget and holdout texts")}
-        return found | {"row": row | state("ok", "") | {"n": len(texts[0])}, "texts": texts}
+        units = passage_units(content, texts)
+        row |= state("ok", "") | {"n": len(texts[0])} | ({"units": len(set(units[0]))} if units else {})
+        return found | {"row": row, "texts": texts, "units": units}
     if not isinstance(value, int | float) or not math.isfinite(value):
         return found | {"row": row | state("not finite", f"value is {value}")}
     row |= state("ok", "") | {"value": value, "n": content.get("n")}
     found["value"] = math.log(value) if cell["kind"] == "perplexity" else value / 100
-    scores, weights = per_sample(content)
+    scores, weights, units = per_sample(content)
     if scores is None or not np.isclose(shown(row, np.average(scores, weights=weights)), value, atol=1e-6):
         row["reason"] = "no interval: the value is not the mean of its samples"
         return found
-    row["n"] = len(scores)
-    if len(scores) < 2:
-        row["reason"] = "no interval: one sample"
+    row["n"] = len(content["samples"])
+    drawn = list(dict.fromkeys(units)) if units else None
+    row |= {"units": len(drawn)} if drawn else {}
+    if len(drawn or scores) < 2:
+        row["reason"] = f"no interval: one {'unit' if drawn else 'sample'}"
         return found
-    return found | {"replicates": statistics.mean_replicates(scores, weights)}
+    return found | {"replicates": statistics.mean_replicates(scores, weights, units), "units": drawn}
 
 
 def shown(row: dict, mean: float) -> float:
@@ -121,18 +126,23 @@ def divergence(run: Path) -> str:
     return f"diverged at step {step}" if step is not None else "diverged"
 
 
-def per_sample(content: dict) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(n,) scores of samples, in 0…1 or nats, None when samples carry no finite score; and their weights, None where equal."""
-    samples = content.get("samples")
+def per_sample(content: dict) -> tuple[np.ndarray | None, np.ndarray | None, list | None]:
+    """(scores, weights, units), (n,) each: scores of samples in 0…1 or nats, None when samples carry no finite score; their
+    weights, None where equal; their units, None unless all have one. Windows of text come as their parts, one for each unit.
+    """
+    samples, none = content.get("samples"), (None, None, None)
     if not isinstance(samples, list) or not samples or not isinstance(samples[0], dict):
-        return None, None
+        return none
+    if all(isinstance(sample, dict) and sample.get("parts") for sample in samples):
+        samples = [part for sample in samples for part in sample["parts"]]
     name = next((name for name in (*SCORE_KEYS, content.get("kind")) if name in samples[0]), None)
     try:
         scores = np.array([sample[name] for sample in samples], dtype=float)
         weights = np.array([sample["tokens"] for sample in samples], dtype=float) if name == "nll" else None
-    except (KeyError, TypeError, ValueError):
-        return None, None
-    return (scores, weights) if np.isfinite(scores).all() else (None, None)
+        units = [sample.get("unit") for sample in samples]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return none
+    return (scores, weights, None if None in units else units) if np.isfinite(scores).all() else none
 
 
 def passages(content: dict) -> tuple[np.ndarray, np.ndarray] | None:
@@ -145,3 +155,10 @@ def passages(content: dict) -> tuple[np.ndarray, np.ndarray] | None:
         if all(len(part) and np.isfinite(part).all() for part in pair):
             return pair[0], pair[1]
     return None
+
+
+def passage_units(content: dict, texts: tuple) -> tuple[list, list] | None:
+    """Units of the (forget, holdout) texts of a PrivLeak file, or None unless all have one."""
+    samples = content.get("samples") or {}
+    units = tuple((samples.get(part) or {}).get("unit") or [] for part in ("forget", "holdout"))
+    return units if [len(part) for part in units] == [len(part) for part in texts] else None

@@ -5,6 +5,10 @@ and schemes that answered the same n questions get the same draws; differences a
 therefore paired without any bookkeeping. A mean's replicates are then one matrix product, an AUC's a bilinear form,
 and a pool of seeds a weighted sum of replicates.
 
+Where samples say to which unit they belong (a person, an article), units are drawn, each with all its samples (the cluster
+bootstrap: Davison & Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8): samples of one unit don't vary
+independently of each other. A resample's mean is then Σ / Σ over the units drawn.
+
 Intervals are percentile intervals (Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, ch. 13). They say
 how far the scores would move with other questions of the same kind; with one seed they say nothing of another
 training run.
@@ -34,17 +38,28 @@ def counts(n: int, stream: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     return drawn
 
 
-def mean_replicates(scores, weights=None) -> np.ndarray:
-    """(resamples,) bootstrap means of `scores` (n,), in the scores' unit; with `weights` (n,) Σwx/Σw of each resample."""
+def mean_replicates(scores, weights=None, units=None) -> np.ndarray:
+    """(resamples,) bootstrap means of `scores` (n,), in the scores' own unit; with `weights` (n,) Σwx/Σw of each resample.
+
+    units: to which unit each score belongs (n,), where units are drawn instead of scores.
+    """
     scores = np.asarray(scores, dtype=float)
-    if weights is None:
+    if weights is None and units is None:
         return sum_replicates(scores) / len(scores)
-    weights = np.asarray(weights, dtype=float)
-    return sum_replicates(weights * scores) / sum_replicates(weights)
+    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=float)
+    return sum_replicates(weights * scores, units) / sum_replicates(weights, units)
 
 
-def sum_replicates(values: np.ndarray) -> np.ndarray:
-    """(resamples,) bootstrap sums of `values` (n,)."""
+def places(units) -> np.ndarray:
+    """(n,) number of each sample's unit; units are numbered as they first appear, so that equal lists are drawn alike."""
+    numbers = {unit: i for i, unit in enumerate(dict.fromkeys(units))}
+    return np.array([numbers[unit] for unit in units])
+
+
+def sum_replicates(values: np.ndarray, units=None) -> np.ndarray:
+    """(resamples,) bootstrap sums of `values` (n,), of which units are drawn where `units` (n,) are given."""
+    if units is not None:
+        values = np.bincount(places(units), weights=values)
     drawn, step = counts(len(values)), max(1, BLOCK // len(values))
     return np.concatenate([drawn[i : i + step].astype(float) @ values for i in range(0, len(drawn), step)])
 
@@ -60,18 +75,29 @@ def auc(forget, holdout) -> float:
     return float(wins(forget, holdout).mean())
 
 
-def auc_replicates(forget, holdout) -> np.ndarray:
-    """(resamples,) AUCs; forget and holdout texts are resampled independently of each other."""
+def auc_replicates(forget, holdout, units=None) -> np.ndarray:
+    """(resamples,) AUCs; forget and holdout texts are resampled independently of each other.
+
+    units: (of forget texts, of holdout texts), where these are drawn instead of texts.
+    """
     table = wins(forget, holdout)
-    left, right = counts(table.shape[0], 0).astype(float), counts(table.shape[1], 1).astype(float)
-    return ((left @ table) * right).sum(1) / table.size
+    left, right = (times(n, stream, units and units[stream]) for stream, n in enumerate(table.shape))
+    return ((left @ table) * right).sum(1) / (left.sum(1) * right.sum(1))
+
+
+def times(n: int, stream: int, units=None) -> np.ndarray:
+    """(resamples, n) how often each of n samples is in a resample, drawn by itself or with its unit."""
+    if units is None:
+        return counts(n, stream).astype(float)
+    index = places(units)
+    return counts(index.max() + 1, stream)[:, index].astype(float)
 
 
 def pool(replicates) -> np.ndarray:
     """(resamples,) replicates of the mean over seeds, from one row of replicates per seed (seeds, resamples).
 
-    Hierarchical bootstrap: seeds are drawn first, then samples. Within a resample all seeds share the draw of samples, because all
-    seeds answered the same questions; resampling them per seed would average the questions' spread away.
+    Hierarchical bootstrap: seeds are drawn first, then samples (or units). Within a resample all seeds share the draw of samples,
+    because all seeds answered the same questions; resampling them per seed would average the questions' spread away.
     """
     replicates = np.asarray(replicates, dtype=float)
     drawn = counts(len(replicates), 2, replicates.shape[1]).astype(float)

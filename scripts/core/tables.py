@@ -29,8 +29,8 @@ RECOVERY = CELL + (
 )
 NUMBERS = ["value", "low", "high", "n", "seeds", "bits_per_weight", "K", "K_low", "K_high", "R", "R_low", "R_high"]
 NUMBERS += ["unlearned", "unlearned_full", "target", "D", "D_low", "D_high"]
-NUMBERS += ["step"]
-COUNTS = ["n", "seeds", "step"]
+NUMBERS += ["step", "units"]
+COUNTS = ["n", "units", "seeds", "step"]
 GROUP = [
     "corpus",
     "method",

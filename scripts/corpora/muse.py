@@ -4,6 +4,9 @@ The hub data sets muse-bench/MUSE-News and muse-bench/MUSE-Books have the config
 local folder has the same names as files, e.g. raw/forget.json, each a list: of strings for raw and privleak, of
 objects for the others. What `splits` and `tasks` list is taken and must be there; what they leave out need not exist,
 so that a folder without retain text can still be evaluated on.
+
+Entries may say to which unit (an article, a chapter, a person) they belong, all of a file or none: objects by a key `unit`,
+strings by a list as long in units/, e.g. units/raw/forget.json; a hub data set by a column `unit`. MUSE itself has none.
 """
 
 import os
@@ -50,6 +53,7 @@ TASKS = {
 # In a local folder only: MUSE itself has no verbatim task on retain text.
 OPTIONAL = {"verbmem": ("retain",)}
 # What an entry holds; a single name stands for a plain string (the hub's column of that name).
+UNIT, UNITS = "unit", "units"  # of an entry: its key or column, and the folder of the lists
 FIELDS = {"raw": "text", "privleak": "text", "knowmem": ("question", "answer"), "verbmem": ("prompt", "gt")}
 HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -63,7 +67,7 @@ def check(settings: dict) -> None:
     source, key = settings["source"], _key(settings)
     if Path(source).is_dir():
         for config, split in wanted(settings):
-            _local(source, config, split, key)
+            _local_units(source, config, split, len(_local(source, config, split, key)), key)
         return
     if not HUB.fullmatch(source):
         raise ValueError(f"{key}.source: {source!r} is not a folder; allowed: a local folder or a hub id owner/name")
@@ -83,9 +87,12 @@ def build(settings: dict, out) -> None:
     for config, split in wanted(settings):
         if local:
             items = _local(source, config, split, key)
+            units = _local_units(source, config, split, len(items), key)
         else:
-            items = _hub(source, config, split, settings["revision"], key)
+            items, units = _hub(source, config, split, settings["revision"], key)
         write_json(Path(out) / config / f"{split}.json", items)
+        if units:
+            write_json(Path(out) / UNITS / config / f"{split}.json", units)
 
 
 def wanted(settings: dict) -> list[tuple[str, str]]:
@@ -111,7 +118,27 @@ def _local(source: str, config: str, split: str, key: str) -> list:
     return _checked(items, config, str(path), key)
 
 
-def _hub(source: str, config: str, split: str, revision: str, key: str) -> list:
+def _local_units(source: str, config: str, split: str, entries: int, key: str) -> list | None:
+    """The units of a file of strings, None where the folder names none."""
+    path = Path(source) / UNITS / config / f"{split}.json"
+    if not isinstance(FIELDS[config], str) or not path.is_file():
+        return None
+    try:
+        units = read_json(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{key}.source: {error}; allowed: a JSON list") from error
+    return _checked_units(units, entries, str(path), key)
+
+
+def _checked_units(units, entries: int, where: str, key: str) -> list:
+    """Return `units` if it is a list of as many strings as there are entries; else ValueError."""
+    if not isinstance(units, list) or len(units) != entries or not all(unit and isinstance(unit, str) for unit in units):
+        raise ValueError(f"{key}.source: {where} is no list of {entries} names; allowed: the unit of each entry, a string")
+    return units
+
+
+def _hub(source: str, config: str, split: str, revision: str, key: str) -> tuple[list, list | None]:
+    """(entries, their units where these are apart) of a file of a hub data set."""
     import datasets
 
     where = f"{source}/{config}/{split}"
@@ -124,11 +151,12 @@ def _hub(source: str, config: str, split: str, revision: str, key: str) -> list:
     missing = [name for name in ([fields] if isinstance(fields, str) else fields) if name not in table.column_names]
     if missing:
         raise ValueError(f"{key}.source: {where} has no column {missing[0]!r}; allowed: a data set with the columns of MUSE")
+    told = UNIT in table.column_names
     if isinstance(fields, str):
-        items = list(table[fields])
-    else:
-        items = [{name: row[name] for name in fields} for row in table]
-    return _checked(items, config, where, key)
+        items = _checked(list(table[fields]), config, where, key)
+        return items, _checked_units(list(table[UNIT]), len(items), where, key) if told else None
+    names = (*fields, UNIT) if told else fields
+    return _checked([{name: row[name] for name in names} for row in table], config, where, key), None
 
 
 def _checked(items, config: str, where: str, key: str) -> list:
@@ -145,6 +173,8 @@ def _checked(items, config: str, where: str, key: str) -> list:
             fits = isinstance(item, dict) and all(isinstance(item.get(name), str) for name in fields)
         if not fits:
             raise ValueError(f"{key}.source: {where}, entry {i} is {str(item)[:60]!r}; allowed: {form}")
+    if not isinstance(fields, str) and any(UNIT in item for item in items):
+        _checked_units([item.get(UNIT) for item in items], len(items), f"{where}, key {UNIT!r},", key)
     return items
 
 

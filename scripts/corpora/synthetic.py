@@ -9,6 +9,9 @@ The training text holds the passages and the questions in the very form that Ver
 "Answer: …", pairs apart by a blank line), so that a model trained from scratch on it can be evaluated as MUSE evaluates
 pretrained ones (Shi et al., arXiv 2407.06460). Each person's texts occur `repeats` times, in a new order each time, so
 that what is learned of a passage is not tied to one place in a training chunk.
+
+Whom a text is about is its unit: the key `unit` of questions and passages to continue, and for the lists of plain texts a
+list as long in units/ (units/raw/forget.json beside raw/forget.json). Intervals are over these (docs/metrics.md).
 """
 
 import random
@@ -118,7 +121,7 @@ COUNTS = ("pretrain_people", "forget_people", "retain_people", "retain2_people",
 
 
 def person(name: str, seed: int, events: int, questions: int) -> dict:
-    """One person: {"opening": first sentence, "rest": the other sentences, "pairs": [{question, answer}, …]}."""
+    """One person: {"name", "opening": first sentence, "rest": the other sentences, "pairs": [{question, answer}, …]}."""
     draw = random.Random(f"{seed}/{name}")
     first = name.split()[0]
     facts = {
@@ -132,7 +135,7 @@ def person(name: str, seed: int, events: int, questions: int) -> dict:
     opening += f"collected {facts['collected']} and retired to {facts['retired']}."
     sentences = [draw.choice(EVENTS).format_map(_Words(draw, first)) for _ in range(events)]
     pairs = [{"question": text.format(name=name), "answer": facts[fact]} for text, fact in QUESTIONS[:questions]]
-    return {"opening": opening, "rest": " ".join(sentences), "pairs": pairs}
+    return {"name": name, "opening": opening, "rest": " ".join(sentences), "pairs": pairs}
 
 
 class _Words(dict):
@@ -176,20 +179,21 @@ def build(settings: dict, out) -> None:
         taken, names = names[: settings[count]], names[settings[count] :]
         people[split] = [person(name, seed, settings["events"], settings["questions"]) for name in taken]
         if taken:
-            write_json(
-                out / "raw" / f"{split}.json",
-                texts(people[split], settings["repeats"], f"{seed}/{split}", split == "pretrain"),
-            )
+            owned = texts(people[split], settings["repeats"], f"{seed}/{split}", split == "pretrain")
+            write_json(out / "raw" / f"{split}.json", [text for _, text in owned])
+            if split != "pretrain":  # which nothing is scored on
+                write_json(out / "units/raw" / f"{split}.json", [name for name, _ in owned])
 
     asked = {"forget": people["forget"], "retain": people["retain1"][: settings["asked_people"]]}
     others = people["retain1"][settings["asked_people"] :]
     for shift, (split, group) in enumerate(asked.items()):
-        items = [{"prompt": one["opening"], "gt": " " + one["rest"]} for one in group]
+        items = [{"prompt": one["opening"], "gt": " " + one["rest"], "unit": one["name"]} for one in group]
         write_json(out / "verbmem" / f"{split}.json", items)
-        write_json(out / "knowmem" / f"{split}_qa.json", [pair for one in group for pair in one["pairs"]])
+        write_json(out / "knowmem" / f"{split}_qa.json", [pair | {"unit": one["name"]} for one in group for pair in one["pairs"]])
         write_json(out / "knowmem" / f"{split}_qa_icl.json", examples(others, settings["examples"], shift))
     for split, group in (asked | {"holdout": people["holdout"]}).items():
         write_json(out / "privleak" / f"{split}.json", [passage(one) for one in group])
+        write_json(out / "units/privleak" / f"{split}.json", [one["name"] for one in group])
 
 
 def passage(one: dict) -> str:
@@ -202,8 +206,8 @@ def line(pair: dict) -> str:
     return f"Question: {pair['question']}\nAnswer: {pair['answer']}"
 
 
-def texts(people: list[dict], repeats: int, seed: str, mixed: bool = False) -> list[str]:
-    """Training texts: in each repeat the people in a new order, of each first the question-answer lines, then passage.
+def texts(people: list[dict], repeats: int, seed: str, mixed: bool = False) -> list[tuple[str, str]]:
+    """(name, training text) pairs: in each repeat the people in a new order, of each first the question-answer lines, then passage.
 
     The lines come first so that no answer can be copied from the passage, and a person's texts stay together so that
     little of the text (a name every now and then) is left to chance: what is not memory only blurs a forget loss.
@@ -213,11 +217,11 @@ def texts(people: list[dict], repeats: int, seed: str, mixed: bool = False) -> l
     for k in range(repeats):
         order = draw.sample(people, len(people))
         if mixed and k % 2:
-            lines = [line(pair) for one in people for pair in one["pairs"]]
-            found += [passage(one) for one in order] + draw.sample(lines, len(lines))
+            lines = [(one["name"], line(pair)) for one in people for pair in one["pairs"]]
+            found += [(one["name"], passage(one)) for one in order] + draw.sample(lines, len(lines))
         else:
             for one in order:
-                found += [line(pair) for pair in one["pairs"]] + [passage(one)]
+                found += [(one["name"], text) for text in [*map(line, one["pairs"]), passage(one)]]
     return found
 
 

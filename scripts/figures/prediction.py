@@ -52,7 +52,7 @@ def draw(tables_):
     of = "the update and its gradient" if predictor == "gradient" else "the update alone"
     notes = [f"Regression on numbers of {of}; every point is of a cell that its fit had not seen"]
     notes += [f"{outside} predictions lie beyond a panel's range and stand at its edge"] if outside else []
-    notes += [panels.whiskers(rows.assign(interval="samples"))] if rows.R_low.notna().any() else []
+    notes += [panels.whiskers(rows)] if rows.R_low.notna().any() else []
     style.note(figure, notes)
     return figure
 

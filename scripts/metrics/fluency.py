@@ -46,12 +46,16 @@ def entropy(text: str) -> float:
 
 def evaluate(engine, data, settings: dict) -> dict:
     """{"value": mean entropy ×100, "n", "mean", "samples": [{prompt, response, entropy}]} on a corpus's data folder."""
-    from scripts.core.engine import read_items
+    from scripts.core.engine import read_items, read_units
 
-    texts = read_items(data, f"raw/{FILES[settings['split']]}", "fluency.split")[: settings["prompts"]]
-    prompts = engine.cut(texts, settings["prompt_tokens"])
+    name = f"raw/{FILES[settings['split']]}"
+    texts = read_items(data, name, "fluency.split")
+    units = read_units(data, name, texts)
+    prompts = engine.cut(texts[: settings["prompts"]], settings["prompt_tokens"])
     responses = engine.generate(prompts, settings["new_tokens"], temperature=settings["temperature"], seed=settings["seed"])
     samples = [{"prompt": prompt, "response": response} for prompt, response in zip(prompts, responses, strict=True)]
+    if units:
+        samples = [sample | {"unit": unit} for sample, unit in zip(samples, units, strict=False)]  # of the first texts
     found = rescore({"samples": samples})
     return found | {"samples": [sample | made for sample, made in zip(samples, found["samples"], strict=True)]}
 

@@ -38,7 +38,7 @@ def prompt(question: str, examples: list[dict], space: bool = False) -> str:
 def evaluate(engine, data, settings: dict) -> dict:
     """{"value": mean ROUGE-L F1 ×100, "n", "mean", "samples": [{question, gt, response, rougeL, …}]} on a corpus's data folder."""
     from scripts.core import rouge
-    from scripts.core.engine import read_items
+    from scripts.core.engine import read_items, unit_of
 
     split, shots = settings["split"], settings["shots"]
     items = read_items(data, f"knowmem/{split}_qa", "knowmem.split")
@@ -50,6 +50,7 @@ def evaluate(engine, data, settings: dict) -> dict:
             "question": item["question"],
             "gt": item["answer"],
             "response": response,
+            **unit_of(item),
             **rouge.score(item["answer"], response),
         }
         for item, response in zip(items, responses, strict=True)

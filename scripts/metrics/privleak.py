@@ -80,9 +80,10 @@ def evaluate(engine, data, settings: dict) -> dict:
     """{"value": AUC ×100, "n": forget texts, "auc": {pair_score: 0…1}, "samples"} on a corpus's data folder.
 
     samples: {split: {"index": […], "text": […], "tokens": […], and a list per score}}; index is the text's row in the
-    corpus, text its first 80 characters. Texts without a token to score are left out.
+    corpus, text its first 80 characters; "unit": […] where the corpus says whom texts are about. Texts without a token to
+    score are left out.
     """
-    from scripts.core.engine import read_items
+    from scripts.core.engine import read_items, read_units
     from scripts.core.generation import NotFinite
 
     texts = {split: read_items(data, f"privleak/{split}", "privleak") for split in SPLITS}
@@ -100,7 +101,10 @@ def evaluate(engine, data, settings: dict) -> dict:
             "index": [i for i, *_ in kept],
             "text": [text[:80] for _, text, *_ in kept],
             "tokens": [len(logprobs) for _, _, logprobs, _ in kept],
-        } | {name: [one[name] for one in scores] for name in scores[0]}
+        }
+        if units := read_units(data, f"privleak/{split}", texts[split]):
+            samples[split]["unit"] = [units[i] for i, *_ in kept]
+        samples[split] |= {name: [one[name] for one in scores] for name in scores[0]}
     try:
         return {"samples": samples, **rescore({"samples": samples})}
     except ValueError as error:

@@ -34,7 +34,7 @@ RECOVERED = True
 def evaluate(engine, data, settings: dict) -> dict:
     """{"value": mean ROUGE-L F1 ×100, "n", "mean", "samples": [{prompt, gt, response, rougeL, …}]} on a corpus's data folder."""
     from scripts.core import rouge
-    from scripts.core.engine import read_items
+    from scripts.core.engine import read_items, unit_of
 
     items = read_items(data, f"verbmem/{settings['split']}", "verbmem.split")
     tokens = settings["new_tokens"]
@@ -42,8 +42,8 @@ def evaluate(engine, data, settings: dict) -> dict:
     truths = engine.cut([item["gt"] for item in items], tokens)
     responses = engine.generate(prompts, tokens, temperature=settings["temperature"], seed=settings["seed"])
     samples = [
-        {"prompt": prompt, "gt": truth, "response": response, **rouge.score(truth, response)}
-        for prompt, truth, response in zip(prompts, truths, responses, strict=True)
+        {"prompt": item["prompt"], "gt": truth, "response": response, **unit_of(item), **rouge.score(truth, response)}
+        for item, truth, response in zip(items, truths, responses, strict=True)
     ]
     return {"samples": samples, **rouge.summary(samples)}
 

@@ -40,6 +40,8 @@ def test_the_layout_is_complete(built):
     expected |= {f"knowmem/{split}{end}.json" for split in ("forget", "retain") for end in ("_qa", "_qa_icl")}
     expected |= {"verbmem/forget.json", "verbmem/retain.json"}
     expected |= {f"privleak/{split}.json" for split in ("forget", "retain", "holdout")}
+    expected |= {f"units/privleak/{split}.json" for split in ("forget", "retain", "holdout")}
+    expected |= {f"units/raw/{split}.json" for split in ("forget", "retain1", "retain2", "holdout")}
     assert set(content(built)) == expected
 
 
@@ -176,7 +178,7 @@ def test_the_program_writes_data_and_then_the_manifest(tmp_path, capsys):
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     assert build_corpus.main(["--spec", str(tmp_path / "spec.json"), "--out", str(tmp_path / "corpus")]) == 0
     manifest = read_json(tmp_path / "corpus" / "manifest.json")
-    assert manifest["spec"] == digest(spec) and len(manifest["files"]) == 14
+    assert manifest["spec"] == digest(spec) and len(manifest["files"]) == 21
     for name, entry in manifest["files"].items():
         path = tmp_path / "corpus" / "data" / name
         assert entry == {"sha256": file_digest(path), "items": len(read_json(path))}
