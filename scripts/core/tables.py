@@ -5,6 +5,7 @@ lie beside them, each written by a rule of its own (workflow/rules/common.smk li
 tables alone, so they need neither torch nor a checkpoint.
 """
 
+import importlib
 import os
 from pathlib import Path
 
@@ -47,6 +48,21 @@ REFERENCES = ("target", "retrain")
 TITLES = {"verbmem": "VerbMem", "knowmem": "KnowMem", "privleak": "PrivLeak", "perplexity": "Perplexity"}
 
 
+# Tables of earlier versions may lack columns. Those of scores and recovery without which a row still says something are then empty.
+NEEDED = {*CELL, "value", "status", "K", "K_low", "K_high", "R", "R_low", "R_high", "unlearned", "target"} - {"checkpoint", "step"}
+ANEW = "remove it and run the sweep again: it is made anew from what is cached"
+WRITTEN = {  # where the columns of the other tables stand
+    "masks": ("masks", "COLUMNS"),
+    "mechanism": ("mechanism_tables", "MECHANISM"),
+    "moved": ("mechanism_tables", "MOVED"),
+    "costs": ("costs", "COLUMNS"),
+    "prediction": ("predict", "PREDICTION"),
+    "prediction_fit": ("predict", "FIT"),
+    "schemes": ("schemes", "COLUMNS"),
+    "calibration_effect": ("calibration_effect", "COLUMNS"),
+}
+
+
 def frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:
     """Rows as a table: `columns` first, then what else the rows hold; numbers are floats with NaN where empty, the rest text."""
     extra = dict.fromkeys(key for row in rows for key in row if key not in columns)
@@ -87,21 +103,38 @@ def write(table: pd.DataFrame, path, decimals: int | None = 6) -> None:
 
 
 def read(folder, names=("scores", "recovery")) -> dict[str, pd.DataFrame]:
-    """The named tables of a results folder; ValueError that says which file is missing and what makes it."""
+    """The named tables of a results folder; ValueError that names a file that is missing or no such table, and what makes it."""
     tables = {}
     for name in names:
         path = Path(folder) / f"{name}.csv"
         if not path.exists():
             raise ValueError(f"tables: {str(path)!r} does not exist; allowed: a folder of results with {name}.csv")
         # Only numbers are parsed: an empty lr or reason stays text, seed "0" is not 0.0.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        for column in table.columns.intersection(NUMBERS):
-            table[column] = pd.to_numeric(table[column]).astype(float)
+        try:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            for column in table.columns.intersection(NUMBERS):
+                table[column] = pd.to_numeric(table[column]).astype(float)
+        except ValueError as error:
+            raise ValueError(f"tables: {str(path)!r} is not readable as a table ({error}); {ANEW}") from error
+        table = whole(table, name, path)
         if name not in ("scores", "recovery"):
             for column in table.columns.difference([*SCORES, *NUMBERS]):
                 table[column] = numeric(table[column])
         tables[name] = table
     return tables
+
+
+def whole(table: pd.DataFrame, name: str, path) -> pd.DataFrame:
+    """A table that was read, with the columns that it lacks as empty ones; ValueError where it lacks one that is NEEDED."""
+    expected = {"scores": SCORES, "recovery": RECOVERY}.get(name, [])
+    if name in WRITTEN:
+        program, listed = WRITTEN[name]
+        expected = getattr(importlib.import_module(f"scripts.{program}"), listed)
+    lacking = [column for column in expected if column not in table]
+    if lost := [column for column in lacking if column in NEEDED or column not in (*SCORES, *RECOVERY)]:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise ValueError(f"tables: {str(path)!r} has no column {', '.join(lost[:3])}{more}: another version wrote it; {ANEW}")
+    return table.assign(**{column: float("nan") if column in NUMBERS else "" for column in lacking})
 
 
 def numeric(column: pd.Series) -> pd.Series:

@@ -19,7 +19,7 @@ def masks(label):
     shared = label | {"objective": label["method"], "saliency": "module", "percentile": 50.0, "threshold": 1e-3, "status": "ok"}
     norms = [1e-5 * 10**number for number in range(len(WEIGHTS))]
     return [
-        shared | {"layer": layer, "module": module, "norm": norm, "trained": float(norm >= 1e-3)}
+        shared | {"weight": f"{layer}.{module}", "layer": layer, "module": module, "norm": norm, "trained": float(norm >= 1e-3)}
         for norm, (layer, module) in zip(norms, WEIGHTS, strict=True)
     ]
 

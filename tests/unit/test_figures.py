@@ -112,8 +112,8 @@ def test_tables_round_trip_keeps_text_as_text(tmp_path):
 
 def test_a_column_of_another_table_is_numbers_only_where_all_of_it_is(tmp_path):
     made = pd.DataFrame({"edge": ["0.5", ""], "status": ["1", "missing"], "note": ["", ""]})
-    tables.write(made, tmp_path / "mechanism.csv")
-    read = tables.read(tmp_path, ["mechanism"])["mechanism"]
+    tables.write(made, tmp_path / "other.csv")
+    read = tables.read(tmp_path, ["other"])["other"]
     assert read.edge.dtype == float and read.status.tolist() == ["1", "missing"] and read.note.tolist() == ["", ""]
 
 

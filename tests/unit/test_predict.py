@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts import predict
+from scripts import mechanism_tables, predict
 from scripts.core import tables
 from scripts.core.plan import LABELS
 
@@ -69,7 +69,7 @@ def test_cells_without_a_usable_recovery_are_counted_and_too_few_are_said(tmp_pa
     assert found["method", "weights"]["cells"] == 34 and found["method", "weights"]["unused"] == 2
     assert found["method", "gradient"]["reason"] == "no gradient: mechanism.gradient is off"
     tables.write(recovery.head(8), tmp_path / "recovery.csv")
-    tables.write(mechanism, tmp_path / "mechanism.csv")
+    tables.write(mechanism.reindex(columns=mechanism_tables.MECHANISM), tmp_path / "mechanism.csv")
     assert predict.main(["--tables", str(tmp_path)]) == 0
     assert "it takes 20" in capsys.readouterr().out
     read = tables.read(tmp_path, ["prediction", "prediction_fit"])
