@@ -34,7 +34,6 @@ localrules:
     aggregate,
     tables,
     masks,
-    schemes,
     calibration_effect,
     pages,
 

@@ -76,7 +76,7 @@ def main(argv=None) -> int:
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        except (KeyError, TypeError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
             print(f"error: {path}: lacks what its metric records ({error!r})", file=sys.stderr)
             return 2
         for name, result in found.items():

@@ -33,7 +33,10 @@ def rows(config: dict, results: Path) -> list[dict]:
         content = next((c for c in (described(folder / f"{name}.json") for name in config["metrics"]) if c), None)
         if content:
             facts = {name: content.get(name) for name in COLUMNS if name in content}
-            facts |= {"left_alone": " ".join(content["left_alone"]), "calibration": (content.get("calibration") or {}).get("set")}
+            facts |= {
+                "left_alone": " ".join(content.get("left_alone") or []),
+                "calibration": (content.get("calibration") or {}).get("set"),
+            }
             settings = config["schemes"][scheme]
             own = {"scheme": scheme, "quantizer": settings["kind"], "parameters": parameters(settings)}
             found.append({k: v for k, v in labels(run).items() if k in COLUMNS} | own | facts)

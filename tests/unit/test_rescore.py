@@ -111,6 +111,7 @@ def test_metric_file_and_diverged_file(tmp_path, capsys):
         ('{"nomem_f": {"samples": []}}', "unknown name 'nomem'"),
         ('{"knowmem_f": {"samples": [{"gt": "a"}]}}', "lacks what its metric records"),
         ('{"knowmem_f": {"samples": []}}', "lacks what its metric records"),
+        ('{"verbmem_f": {"samples": [{"response": "a", "gt": 5}]}}', "lacks what its metric records"),
     ],
 )
 def test_bad_files_are_one_line(content, said, tmp_path, capsys):

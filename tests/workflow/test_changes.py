@@ -8,7 +8,7 @@ import pytest
 from scripts.core import isolation, registry
 
 # What is made anew whenever the table of cells grows: the table, the scores, the figures that are drawn from them.
-AFTERWARDS = ("all", "aggregate", "draw_", "sweep", "tables", "pages", "masks", "schemes", "calibration_effect")
+AFTERWARDS = ("all", "aggregate", "draw_", "sweep", "tables", "pages", "masks", "calibration_effect")
 AFTERWARDS += ("mechanism_tables", "predict", "costs")
 
 
@@ -129,6 +129,17 @@ def test_figures_are_redrawn_without_evaluating(grown):
         assert grown.jobs("figures") == {"figures": 1} | {f"draw_{tables}": 1 for tables in read}
     finally:
         grown.run("figures")
+
+
+def test_scores_and_what_schemes_cost_are_made_by_one_job(grown):
+    """A run that ends between two would leave seconds of evaluations that were repeated, and nothing would tell."""
+    table = grown.results / "schemes.csv"
+    content = table.read_bytes()
+    table.unlink()
+    try:
+        assert grown.jobs("scores") == {"scores": 1, "aggregate": 1}
+    finally:
+        table.write_bytes(content)
 
 
 def test_a_figure_that_was_broken_is_drawn_by_itself(grown):

@@ -17,11 +17,14 @@ rule sweep:
         "printf '%s' {params.text:q} > {output}.partial && mv {output}.partial {output} 2> {log:q}"
 
 
+# Scores, recovery, and what each scheme costs: bits, bytes, seconds, layers left alone. One job, since all of it is read from the metric
+# files: a run that is cut off between the two would leave seconds of evaluations that were repeated.
 rule aggregate:
     input:
         sweep=f"{RESULTS}/sweep.json",
         metrics=metric_files,
         program=program("aggregate"),
+        costs=program("schemes"),
     output:
         rules_output["scores"][0],
         report(
@@ -36,6 +39,12 @@ rule aggregate:
             category="Tables",
             labels={"table": "recovery"},
         ),
+        report(
+            rules_output["scores"][3],
+            caption=caption("schemes"),
+            category="Tables",
+            labels={"table": "schemes"},
+        ),
     log:
         f"{RESULTS}/logs/aggregate.log",
     benchmark:
@@ -49,7 +58,8 @@ rule aggregate:
     params:
         results=subpath(output[0], parent=True),
     shell:
-        "python -m scripts.aggregate --sweep {input.sweep:q} --results {params.results:q} --out {params.results:q}" " 2> {log:q}"
+        "(python -m scripts.aggregate --sweep {input.sweep:q} --results {params.results:q} --out {params.results:q} &&"
+        " python -m scripts.schemes --sweep {input.sweep:q} --results {params.results:q} --out {output[3]:q}) 2> {log:q}"
 
 
 # The masks of all masked runs, weight by weight.
@@ -74,35 +84,6 @@ rule masks:
         results=subpath(output[0], parent=True),
     shell:
         "python -m scripts.masks --sweep {input.sweep:q} --results {params.results:q} --out {output:q} 2> {log:q}"
-
-
-# What each scheme costs: bits, bytes, seconds, and which layers it leaves alone.
-rule schemes:
-    input:
-        sweep=f"{RESULTS}/sweep.json",
-        scores=TABLES["scores"],  # made anew when a metric file is: cheaper than to ask for each of them again
-        program=program("schemes"),
-    output:
-        report(
-            TABLES["schemes"],
-            caption=caption("schemes"),
-            category="Tables",
-            labels={"table": "schemes"},
-        ),
-    log:
-        f"{RESULTS}/logs/schemes.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/schemes.tsv"
-    conda:
-        "../../envs/train.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=60,
-    params:
-        results=subpath(output[0], parent=True),
-    shell:
-        "python -m scripts.schemes --sweep {input.sweep:q} --results {params.results:q} --out {output:q} 2> {log:q}"
 
 
 # Recovery by calibration set, where schemes differ in that alone.
