@@ -68,5 +68,5 @@ def key_column(table):
 
 def whiskers(table) -> str:
     """What the whiskers of the rows of a table are, for a figure's small print."""
-    kinds = [kind for kind in dict.fromkeys(table.get("interval", [])) if kind]
+    kinds = [kind for kind in dict.fromkeys(table.interval) if kind]
     return "Whiskers: 95 % bootstrap intervals over " + " / ".join(kinds) if kinds else ""
