@@ -24,7 +24,7 @@ def plan(config: dict) -> Plan:
     serving.check(config, sweep.evaluated())
     for corpus in {run.corpus: None for run in sweep.runs.values()}:
         for scheme in config["schemes"]:
-            sweep.schemes[f"{corpus}/schemes/{scheme}.json"] = scheme_file(corpus, scheme, config)
+            sweep.schemes |= scheme_files(corpus, scheme, config)
     for run in sweep.evaluated():
         for scheme, parameters in config["schemes"].items():
             reason = misfit(run, parameters) or unasked(run, parameters, config)
@@ -35,16 +35,21 @@ def plan(config: dict) -> Plan:
     return sweep
 
 
-def scheme_file(corpus: str, scheme: str, config: dict) -> dict:
-    """Settings of one evaluation. The engine is named only where it is another than the default: older files stay as they are."""
-    evaluation = config["evaluation"]
-    content = {
+def scheme_files(corpus: str, scheme: str, config: dict) -> dict:
+    """{path: content}: a scheme by itself, and the settings of an evaluation under it.
+
+    They are two, so that another metric or engine quantizes nothing anew. The engine is named only where it is another than the
+    default: older files stay as they are.
+    """
+    evaluation, alone = config["evaluation"], {"scheme": {"name": scheme, **config["schemes"][scheme]}}
+    content = alone | {
         "corpus": {"name": corpus, **{k: v for k, v in config["corpora"][corpus].items() if k != "model"}},
-        "scheme": {"name": scheme, **config["schemes"][scheme]},
         "metrics": config["metrics"],
         "batch_tokens": evaluation["batch_tokens"],
     }
-    return content if evaluation["engine"] == "transformers" else content | {"engine": evaluation["engine"]}
+    if evaluation["engine"] != "transformers":
+        content["engine"] = evaluation["engine"]
+    return {f"{corpus}/schemes/{scheme}.json": alone, f"{corpus}/evaluations/{scheme}.json": content}
 
 
 def check_stop(sweep: Plan) -> None:

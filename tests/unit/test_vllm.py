@@ -42,7 +42,7 @@ def plan(**changes) -> Plan:
 def test_only_scheme_files_of_another_engine_name_one():
     files = {path: json.loads(text) for path, text in plan().texts().items()}
     named = {path for path, content in files.items() if content.get("engine") == "vllm"}
-    assert named == {path for path in files if "/schemes/" in path} != set()
+    assert named == {path for path in files if "/evaluations/" in path} != set()
     others = plan(evaluation={}).texts()
     assert {path: text for path, text in plan().texts().items() if path not in named}.items() <= others.items()
     assert all("engine" not in json.loads(text) for text in others.values())

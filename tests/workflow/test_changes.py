@@ -1,11 +1,14 @@
 """What a change of the configuration recomputes: the new cells, and nothing else. Dry runs on a finished sweep."""
 
+import copy
 import os
 import shutil
 
 import pytest
 
-from scripts.core import isolation, registry
+from scripts.core import config as configuration
+from scripts.core import grid, isolation, registry
+from scripts.core.storage import write_text
 
 # What is made anew whenever the table of cells grows: the table, the scores, the figures that are drawn from them.
 AFTERWARDS = ("all", "aggregate", "draw_", "sweep", "tables", "pages", "masks", "calibration_effect")
@@ -54,7 +57,12 @@ def test_one_more_seed(grown):
 
 def test_one_more_scheme_evaluates_without_training(grown):
     grown.config["schemes"]["rtn_int3"] = {"kind": "rtn", "bits": 3, "granularity": "tensor"}
-    assert new(grown) == {"scheme": 1, "evaluate_rtn_int3": 6, "mechanism": 4}
+    assert new(grown) == {"scheme": 2, "evaluate_rtn_int3": 6, "mechanism": 4}
+
+
+def test_a_changed_scheme_evaluates_and_compares_anew(grown):
+    grown.config["schemes"]["rtn_int4"]["bits"] = 3
+    assert new(grown) == {"scheme": 2, "evaluate_full": 6, "mechanism": 4}
 
 
 def test_one_more_metric_evaluates_without_training(grown):
@@ -118,7 +126,27 @@ def test_another_environment_reads_restored_weights(grown, tmp_path, monkeypatch
     monkeypatch.setenv("UNLEARNING_ENVS", str(tmp_path))
     grown.config["schemes"]["gguf"] = {"kind": "gguf", "type": "q4_0"}
     grown.config["store_checkpoints"] = store
-    assert new(grown) == {"scheme": 1, "quantize_gguf": 6, "evaluate_gguf": 6, "mechanism": 4} | jobs
+    assert new(grown) == {"scheme": 2, "quantize_gguf": 6, "evaluate_gguf": 6, "mechanism": 4} | jobs
+
+
+def test_quantized_models_are_made_anew_for_another_scheme_alone(grown):
+    """Neither for another metric nor for another engine: on a large model they are hours of a GPU."""
+    grown.config["schemes"]["awq"] = {"kind": "awq", "group": 32}
+    grown.config["evaluation"]["batch_tokens"] = 4096
+    place, path = grown.results / "people", "people/schemes/awq.json"
+    write_text(grown.results / path, grid.plan(configuration.resolve(copy.deepcopy(grown.config))).texts()[path])
+    models = [place / "target", place / "retrain", *place.glob("*_*/*/seed0")]
+    for model in models:
+        (model / "quantized/awq").mkdir(parents=True)
+    try:
+        jobs = {"scheme": 3, "evaluate_full": 6, "evaluate_awq": 6, "mechanism": 4}
+        assert new(grown) == jobs
+        grown.config["schemes"]["awq"]["samples"] = 3
+        assert new(grown) == jobs | {"scheme": 4, "quantize_awq": 6}
+    finally:
+        (grown.results / path).unlink()
+        for model in models:
+            shutil.rmtree(model / "quantized")
 
 
 def test_figures_are_redrawn_without_evaluating(grown):

@@ -16,17 +16,20 @@ rule spec:
         "printf '%s' {params.text:q} > {output}.partial && mv {output}.partial {output} 2> {log:q}"
 
 
+# A scheme by itself, for those who quantize, and with metrics and engine, for those who evaluate.
 rule scheme:
     input:
-        settings("{corpus}/schemes/{scheme}.json"),
+        settings("{corpus}/{folder}/{scheme}.json"),
     output:
-        f"{RESULTS}/{{corpus}}/schemes/{{scheme}}.json",
+        f"{RESULTS}/{{corpus}}/{{folder}}/{{scheme}}.json",
     log:
-        f"{RESULTS}/logs/{{corpus}}/schemes/{{scheme}}.log",
+        f"{RESULTS}/logs/{{corpus}}/{{folder}}/{{scheme}}.log",
+    wildcard_constraints:
+        folder="schemes|evaluations",
     conda:
         "../../envs/train.yaml"
     params:
-        text=lambda wildcards: TEXTS[f"{wildcards.corpus}/schemes/{wildcards.scheme}.json"],
+        text=lambda wildcards: TEXTS[f"{wildcards.corpus}/{wildcards.folder}/{wildcards.scheme}.json"],
     shell:
         "printf '%s' {params.text:q} > {output}.partial && mv {output}.partial {output} 2> {log:q}"
 

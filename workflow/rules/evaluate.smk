@@ -13,7 +13,7 @@ for names in grid.evaluations(config):
             target_weights=ancient(f"{RESULTS}/{{corpus}}/target/checkpoint"),
             corpus=f"{RESULTS}/{{corpus}}/corpus/manifest.json",
             data=ancient(f"{RESULTS}/{{corpus}}/corpus/data"),
-            schemes=[f"{RESULTS}/{{corpus}}/schemes/{name}.json" for name in names],
+            schemes=[f"{RESULTS}/{{corpus}}/evaluations/{name}.json" for name in names],
             artifacts=[f"{RESULTS}/{{corpus}}/{{model}}/quantized/{name}" for name in names if name in ARTIFACTS],
             program=program("evaluate"),
         output:

@@ -9,8 +9,7 @@ rule mechanism:
         checkpoint=ancient(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint"),
         target=f"{RESULTS}/{{corpus}}/target/outcome.json",
         target_weights=ancient(f"{RESULTS}/{{corpus}}/target/checkpoint"),
-        # Metrics stand in these files too and are nothing to this rule: the schemes' own settings are among the parameters.
-        schemes=ancient(scheme_files),
+        schemes=scheme_files,
         artifacts=scheme_artifacts,
         corpus=f"{RESULTS}/{{corpus}}/corpus/manifest.json",
         data=ancient(f"{RESULTS}/{{corpus}}/corpus/data"),
@@ -34,7 +33,6 @@ rule mechanism:
         run=subpath(input.outcome, parent=True),
         target=subpath(input.target, parent=True),
         corpus=lambda wildcards: f"--corpus {RESULTS}/{wildcards.corpus}/corpus".split() if weigh else [],
-        schemes=dumps(config["schemes"]),
     shell:
         "exec python -m scripts.mechanism --run {params.run:q} --target {params.target:q} --schemes {input.schemes:q}"
         " {params.corpus:q} 2> {log:q}"
