@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pandas as pd
 
-from scripts.core import registry, tables
+from scripts.core import process, registry, tables
 
 LABELS = ["corpus", "method", "regularizer"]
 SHARES = ["R", "R_low", "R_high", "R_reason"]
@@ -123,4 +123,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    process.tell(main)

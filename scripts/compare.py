@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from scripts.core import process
 from scripts.core.storage import read_json
 
 QUESTION = ("kind", "version", "settings", "corpus")
@@ -86,4 +87,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.tell(main)

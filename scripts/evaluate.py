@@ -41,7 +41,7 @@ class Job:
         self.run, self.data, self.spec = run, corpus / "data", read_json(path)
         for part in ("scheme", "metrics"):
             if not isinstance(self.spec, dict) or not isinstance(self.spec.get(part), dict):
-                raise ValueError(f"{path}: has no {part!r}; allowed: a file with scheme and metrics, as in <results>/<corpus>/evaluations")
+                raise ValueError(f"{path}: has no {part!r}; allowed: a file of <results>/<corpus>/evaluations")
         self.outcome, manifest = read_json(run / "outcome.json"), read_json(corpus / "manifest.json")
         self.scheme = self.spec["scheme"]
         registry.require("quantizers", self.scheme.get("kind"), f"{path}: scheme.kind")
@@ -157,7 +157,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="run folder: outcome.json, checkpoint/")
     parser.add_argument("--corpus", type=Path, required=True, help="corpus folder: manifest.json, data/")
-    parser.add_argument("--schemes", type=Path, nargs="+", required=True, metavar="FILE", help="scheme and metrics of each: files in evaluations/ of the corpus's results")
+    parser.add_argument("--schemes", type=Path, nargs="+", required=True, metavar="FILE", help="of <results>/<corpus>/evaluations")
     parser.add_argument("--artifact", type=Path, help="quantized model (default: <run>/quantized/<scheme>, where needed)")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
     options = parser.parse_args(argv)

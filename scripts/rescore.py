@@ -12,7 +12,7 @@ import json
 import math
 import sys
 
-from scripts.core import registry
+from scripts.core import process, registry
 from scripts.core.storage import read_json
 
 LARGEST = 1e-9
@@ -88,4 +88,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    process.tell(main)

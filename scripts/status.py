@@ -11,7 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from scripts.core import grid, sweep
+from scripts.core import grid, process, sweep
 from scripts.core.storage import read_json
 
 STATES = ("done", "running", "failed", "diverged", "missing")
@@ -134,4 +134,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.tell(main)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scripts.core import tables
+from scripts.core import process, tables
 
 COLUMNS = (("verbmem", "forget"), ("knowmem", "forget"), ("knowmem", "retain"), ("privleak", ""))
 HEADS = ("VerbMem f", "KnowMem f", "KnowMem r", "PrivLeak")
@@ -76,4 +76,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    process.tell(main)

@@ -8,6 +8,7 @@ interpreter down takes as long as importing torch. What was measured stands in d
 import atexit
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def run(main) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # nothing is left to write; memory goes back as a whole
+
+
+def tell(main) -> None:
+    """Run main() of a program that prints what it found; a reader that has seen enough (`| head`) ends it without a word."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    raise SystemExit(main())
 
 
 def spare_imports() -> None:

@@ -1,6 +1,7 @@
 """The short start and end of programs: nothing of what they do is lost, and what they don't use is not imported."""
 
 import gc
+import signal
 import subprocess
 import sys
 
@@ -60,6 +61,14 @@ def test_the_exit_code_all_output_and_what_waits_for_the_end_are_kept():
 def test_what_main_raises_ends_the_process_as_usual():
     done = python("from scripts.core import process\ndef main(): raise KeyError('told')\nprocess.run(main)")
     assert done.returncode == 1 and done.stderr.endswith("KeyError: 'told'\n")
+
+
+def test_a_reader_that_has_seen_enough_ends_a_program_without_a_word():
+    source = "from scripts.core import process\ndef main():\n  while True: print('a' * 4096)\nprocess.tell(main)"
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        program.stdout.readline()
+        program.stdout.close()
+        assert program.stderr.read() == "" and program.wait() == -signal.SIGPIPE
 
 
 def test_a_training_imports_no_library_that_it_does_not_use_and_can_still_do_so():
