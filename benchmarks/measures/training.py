@@ -73,15 +73,15 @@ class Setup:
         """(trainer, stopwatch) of this project, its reference recorded."""
         from torch.utils.data import DataLoader
 
-        from scripts.core import hyperparameters, registry, trainer, unlearner
+        from scripts.core import hyperparameters, precision, registry, unlearner
         from scripts.core.distributions import Plan
         from scripts.core.reference import Reference
         from scripts.core.unlearning import asked_rows
 
         training = {"lr": 1e-5, "weights": weights, "batch": self.size.batch, "max_steps": self.steps, "clip": 1.0, **more}
-        model = self.model(trainer.storage_dtype(weights, self.context.device))
+        model = self.model(precision.storage_dtype(weights, self.context.device))
         if weights != "fp32":
-            trainer.to_bf16_grid(model)
+            precision.to_bf16_grid(model)
         chosen = []
         for room, name in (("methods", method), ("regularizers", regularizer)):
             defaults = {key: one["default"] for key, one in registry.parameters(room, name).items()}

@@ -12,7 +12,6 @@ What differs from a plain Trainer, and why:
 """
 
 import math
-from contextlib import nullcontext
 
 import torch
 from transformers.trainer import Trainer
@@ -20,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from scripts.core import losses
+from scripts.core import losses, precision
 from scripts.core.callbacks import Along, Progress, Saving
 from scripts.core.hyperparameters import complete
 from scripts.core.models import decoder_layers, quiet
@@ -37,24 +36,6 @@ class Diverged(Exception):
     def __init__(self, step: int, what: str):
         super().__init__(f"{what} is not finite at step {step}")
         self.step, self.what = step, what
-
-
-def storage_dtype(weights: str, device: str) -> str:
-    """Dtype in which a model is loaded for training: bfloat16 where the device is quick with it, else float32."""
-    return "bf16" if weights != "fp32" and device == "cuda" else "fp32"
-
-
-def autocast(weights: str, device: str):
-    """The context of a forward pass: bfloat16 autocast for float32 weights on a GPU, nothing elsewhere."""
-    return torch.autocast("cuda", torch.bfloat16) if weights == "fp32" and device == "cuda" else nullcontext()
-
-
-@torch.no_grad()
-def to_bf16_grid(model) -> None:
-    """Round every parameter to the nearest bfloat16 value, in place, whatever the dtype it is stored in."""
-    for p in model.parameters():
-        held = getattr(p, "ds_tensor", p)  # this rank's part where ZeRO-3 has divided it
-        held.copy_(held.bfloat16())
 
 
 class RunTrainer(Trainer):
@@ -139,7 +120,7 @@ class RunTrainer(Trainer):
         if self.zero:
             inputs, share = self.zero.rows(inputs)
         for name, weight, term in self.terms(model, inputs):
-            with autocast(self.training["weights"], self._device):
+            with precision.autocast(self.training["weights"], self._device):
                 value = term()
             if value.requires_grad:
                 self.before_term(name)

@@ -6,7 +6,20 @@ from functools import cached_property, partial
 
 from torch.utils.data import DataLoader
 
-from scripts.core import batching, hyperparameters, lora, models, naming, registry, runs, saliency, storage, trainer, unlearner
+from scripts.core import (
+    batching,
+    hyperparameters,
+    lora,
+    models,
+    naming,
+    precision,
+    registry,
+    runs,
+    saliency,
+    storage,
+    trainer,
+    unlearner,
+)
 from scripts.core.distributions import Plan
 from scripts.core.points import Points
 from scripts.core.reference import Reference
@@ -38,8 +51,8 @@ class Unlearning:
         own = {"save_minutes": options.save_minutes}
         self.settings = settings = hyperparameters.complete(spec["training"]) | own
         settings["save_steps"] = options.save_steps or settings["save_steps"]
-        self.zero = runs.sharding(options, settings, trainer.storage_dtype(settings["weights"], device))
-        self.autocast = partial(trainer.autocast, settings["weights"], device)
+        self.zero = runs.sharding(options, settings, precision.storage_dtype(settings["weights"], device))
+        self.autocast = partial(precision.autocast, settings["weights"], device)
         self.network, self.tokenizer = self.target(), models.load_tokenizer(options.target / "checkpoint")
         length, positions = spec["corpus"]["max_length"], self.network.config.max_position_embeddings
         if length > positions:
@@ -50,10 +63,10 @@ class Unlearning:
     def target(self):
         """θ_0 in the precision of the training."""
         weights = self.settings["weights"]
-        kind = trainer.storage_dtype(weights, self.device)
+        kind = precision.storage_dtype(weights, self.device)
         model = models.load_model(self.options.target / "checkpoint", kind, self.device, self.settings["attention"])
         if weights != "fp32":
-            trainer.to_bf16_grid(model)
+            precision.to_bf16_grid(model)
         return model
 
     def forget_batches(self, sampler=None):
@@ -102,7 +115,7 @@ class Unlearning:
             return self.network
         network = lora.wrap(self.network, self.settings, self.spec["seed"])
         if self.settings["weights"] != "fp32":
-            trainer.to_bf16_grid(network)
+            precision.to_bf16_grid(network)
         return network
 
     def save(self, folder, state, last: bool) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scripts import train, unlearn
-from scripts.core import batching, hyperparameters, lora, models, registry, storage, trainer, unlearner
+from scripts.core import batching, hyperparameters, lora, models, precision, registry, storage, unlearner
 from scripts.core.reference import Reference
 from scripts.core.resume import ResumeStore
 
@@ -22,11 +22,11 @@ def tokenizer():
 def make(tokenizer, store=None, **changes):
     training = hyperparameters.complete(LORA | changes)
     model = models.build_model(SHAPE, tokenizer)
-    trainer.to_bf16_grid(model)
+    precision.to_bf16_grid(model)
     dataset = batching.ForgetRetainDataset(*(batching.chunks(TEXTS[part], tokenizer, 16) for part in (slice(0, 6), slice(6, 12))))
     reference = Reference.of(model, [batching.collate([dataset[i] for i in range(len(dataset))])["forget"]], ("sequence_logprob",))
     model = lora.wrap(model, training, seed=5)
-    trainer.to_bf16_grid(model)
+    precision.to_bf16_grid(model)
     chosen = [(registry.load("methods", "npo"), {"beta": 0.1}), (registry.load("regularizers", "gdr"), {"alpha": 1.0})]
     return unlearner.UnlearnTrainer(model, dataset, batching.collate, training, 0, *chosen, reference, store)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts.core import batching, hyperparameters, losses, models, registry, saliency, storage, trainer, unlearner
+from scripts.core import batching, hyperparameters, losses, models, precision, registry, saliency, storage, unlearner
 from scripts.core.optimizer import PrecisionAdamW
 from scripts.core.reference import Reference
 from scripts.core.resume import ResumeStore
@@ -39,7 +39,7 @@ def make(kind, method="npo", regularizer="gdr", store=None, **changes):
     training = {**TRAINING, **changes, "saliency": kind}
     model = models.build_model(SHAPE, Vocabulary())
     if training["weights"] != "fp32":
-        trainer.to_bf16_grid(model)
+        precision.to_bf16_grid(model)
     dataset = batching.ForgetRetainDataset(rows(1), rows(2))
     forget = [batching.collate([dataset[i] for i in part])["forget"] for part in ((0, 1, 2), (3, 4), (5, 6))]
     chosen = parts(method, regularizer)
@@ -55,7 +55,7 @@ def make(kind, method="npo", regularizer="gdr", store=None, **changes):
 def gradient_of_everything():
     """{name: gradient} of NPO's mean loss over all forget chunks in one batch."""
     model = models.build_model(SHAPE, Vocabulary())
-    trainer.to_bf16_grid(model)
+    precision.to_bf16_grid(model)
     dataset = batching.ForgetRetainDataset(rows(1), rows(2))
     batch = batching.collate([dataset[i] for i in range(7)])["forget"]
     (module, parameters), _ = parts()

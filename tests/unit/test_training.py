@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from scripts.core import batching, hyperparameters, losses, models, registry, trainer, unlearner
+from scripts.core import batching, hyperparameters, losses, models, precision, registry, trainer, unlearner
 from scripts.core.optimizer import PrecisionAdamW
 from scripts.core.reference import Reference
 from scripts.core.resume import Interruption, ResumeStore
@@ -40,7 +40,7 @@ def rows(tokenizer):
 def make(tokenizer, rows, training=TRAINING, method="npo", regularizer="gdr", store=None, alpha=1.0, seed=0):
     model = models.build_model(SPEC, tokenizer)
     if training.get("weights", "fp32") != "fp32":
-        trainer.to_bf16_grid(model)
+        precision.to_bf16_grid(model)
     dataset = batching.ForgetRetainDataset(*rows)
     chosen = [
         (registry.load(room, name), {k: v["default"] for k, v in registry.parameters(room, name).items()})

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from scripts import unlearn
-from scripts.core import trainer, unlearner
+from scripts.core import precision, unlearner
 
 
 def interrupt_at(step: int):
@@ -36,9 +36,9 @@ def main(folder: Path) -> None:
 
     training_args.is_torch_bf16_gpu_available = lambda: True  # bfloat16 tensors are for GPUs; a CPU can compute with them
     torch.set_num_threads(1)
-    storage_dtype, step, run = trainer.storage_dtype, unlearner.UnlearnTrainer.training_step, unlearner.UnlearnTrainer.run
+    storage_dtype, step, run = precision.storage_dtype, unlearner.UnlearnTrainer.training_step, unlearner.UnlearnTrainer.run
     for case in json.loads((folder / "cases.json").read_text()):
-        trainer.storage_dtype = (lambda kind: lambda *_: kind)(case["storage"]) if case["storage"] else storage_dtype
+        precision.storage_dtype = (lambda kind: lambda *_: kind)(case["storage"]) if case["storage"] else storage_dtype
         if case["signal_at"]:
             interrupt_at(case["signal_at"])
         seen = {}
