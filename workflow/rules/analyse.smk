@@ -26,20 +26,20 @@ rule aggregate:
         program=program("aggregate"),
         costs=program("schemes"),
     output:
-        rules_output["scores"][0],
-        report(
+        parquet=rules_output["scores"][0],
+        scores=report(
             rules_output["scores"][1],
             caption=caption("scores"),
             category="Tables",
             labels={"table": "scores"},
         ),
-        report(
+        recovery=report(
             rules_output["scores"][2],
             caption=caption("recovery"),
             category="Tables",
             labels={"table": "recovery"},
         ),
-        report(
+        schemes=report(
             rules_output["scores"][3],
             caption=caption("schemes"),
             category="Tables",
@@ -56,10 +56,10 @@ rule aggregate:
         mem_mb=4000,
         runtime=60,
     params:
-        results=subpath(output[0], parent=True),
+        results=subpath(output.scores, parent=True),
     shell:
         "(python -m scripts.aggregate --sweep {input.sweep:q} --results {params.results:q} --out {params.results:q} &&"
-        " python -m scripts.schemes --sweep {input.sweep:q} --results {params.results:q} --out {output[3]:q}) 2> {log:q}"
+        " python -m scripts.schemes --sweep {input.sweep:q} --results {params.results:q} --out {output.schemes:q}) 2> {log:q}"
 
 
 # The masks of all masked runs, weight by weight.
