@@ -216,7 +216,7 @@ def test_broken_model_has_no_value(copy):
     ("entries", "said"),
     [
         ({"scheme": {"name": "x", "kind": "rtm"}}, "unknown name 'rtm' in quantizers"),
-        ({"scheme": None}, "has no 'scheme'; allowed: a scheme file"),
+        ({"scheme": None}, "has no 'scheme'; allowed: a file of"),
         ({"metrics": {"x": {"kind": "verbmen"}}}, "did you mean 'verbmem'"),
         ({"metrics": {"x": {"kind": "verbmem", "tokens": 3}}}, "'tokens' is not a setting of verbmem; known: new_tokens"),
         ({"metrics": {"x": {"kind": "verbmem", "new_tokens": 600}}}, "the model's 512 positions minus 600 new tokens"),
