@@ -45,15 +45,15 @@ def sweep_leftovers() -> None:
 
 
 def end_all(folder: Path) -> None:
-    """SIGKILL every daemon whose pid file lies in `folder`, and every job process that names the folder."""
+    """SIGKILL every daemon whose pid file lies in `folder`, and every process whose environment names it, orphans too."""
     pids = []
     for file in folder.glob("run/*.pid"):
         text = file.read_text().strip()
         # a pid may have been given to another program since: only a command line that names the folder counts
         if text.isdigit() and str(folder) in command_line(int(text)) + environment(int(text)):
             pids.append(int(text))
-    steps = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and int(p.name) != os.getpid()]
-    pids += [p for p in steps if "slurmstepd" in command_line(p) and str(folder) in environment(p)]
+    others = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and int(p.name) != os.getpid()]
+    pids += [p for p in others if str(folder) in environment(p)]
     for pid in dict.fromkeys([*pids, *(c for p in pids for c in children(p))]):
         try:
             os.kill(pid, signal.SIGKILL)
@@ -295,8 +295,7 @@ class Cluster:
         wait_until(back, START, f"{node} back", pause=1)
 
     def kill_node(self, node: str) -> None:
-        """Lose a node: SIGKILL to its slurmd and to all that ran on it."""
-        spool = str(self.folder / "spool" / node)
+        """Lose a node: SIGKILL to its slurmd and to all that ran on it. Its spool stays: slurmd -c clears it."""
         steps = self.steps_of(node)
         lost = [*steps, *(child for step in steps for child in children(step))]
         self.end(node, signal.SIGKILL)
@@ -305,7 +304,6 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        assert spool  # the spool stays: slurmd -c clears it
 
     def steps_of(self, node: str) -> list[int]:
         """The slurmstepd processes of a node's jobs."""
