@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.core import recovery, scored, selection, statistics, sweep, tables
+from scripts.core import process, recovery, scored, selection, statistics, sweep, tables
 from scripts.core.storage import read_json
 
 
@@ -136,6 +136,7 @@ def sweep_cells(config: dict) -> list[dict]:
     return [row | {"split": metrics[row["metric"]].get("split", "")} for row in plan(config).rows()]
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.aggregate", description=__doc__.splitlines()[0])
@@ -145,15 +146,12 @@ def main(argv=None) -> int:
     parser.add_argument("--results", required=True, help="folder of the runs")
     parser.add_argument("--out", required=True, help="folder of scores.parquet, scores.csv and recovery.csv")
     options = parser.parse_args(argv)
-    try:
-        config = sweep.resolved(options.sweep) if options.sweep else {}
-        cells = read_json(options.cells) if options.cells else sweep_cells(config)
-        if not isinstance(cells, list):
-            raise ValueError(f"cells: {type(cells).__name__} is not allowed; allowed: a list of objects")
-        stopping = config.get("evaluation", {})
-        made = aggregate(cells, options.results, stopping.get("stop_metric") if stopping.get("stop") == "retrain" else None)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    config = sweep.resolved(options.sweep) if options.sweep else {}
+    cells = read_json(options.cells) if options.cells else sweep_cells(config)
+    if not isinstance(cells, list):
+        raise ValueError(f"cells: {type(cells).__name__} is not allowed; allowed: a list of objects")
+    stopping = config.get("evaluation", {})
+    made = aggregate(cells, options.results, stopping.get("stop_metric") if stopping.get("stop") == "retrain" else None)
     out = Path(options.out)
     tables.write(made["scores"], out / "scores.parquet")
     tables.write(made["scores"], out / "scores.csv")

@@ -9,7 +9,6 @@ cell's F; R and its interval stand at forget metrics (recovery.csv). Seeds are p
 """
 
 import argparse
-import sys
 
 import numpy as np
 import pandas as pd
@@ -101,6 +100,7 @@ def number(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.{2 if abs(value) < 10 else 1}f}"
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.alike", description=__doc__.splitlines()[0])
@@ -110,12 +110,8 @@ def main(argv=None) -> int:
     parser.add_argument("--within", type=float, default=WITHIN, help=f"largest difference in forgetting (default {WITHIN})")
     parser.add_argument("--out", metavar="FILE", help="CSV file to write")
     options = parser.parse_args(argv)
-    try:
-        found = tables.read(options.tables)
-        rows = alike(found["scores"], found["recovery"], options.like, options.by, options.within)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    found = tables.read(options.tables)
+    rows = alike(found["scores"], found["recovery"], options.like, options.by, options.within)
     if options.out:
         tables.write(tables.plain(rows, COLUMNS), options.out)
     print(shown(rows))

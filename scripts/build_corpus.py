@@ -6,7 +6,7 @@ Later jobs depend on the manifest, not on the folder: it is small and changes ex
 import argparse
 from pathlib import Path
 
-from scripts.core import calibration, registry
+from scripts.core import calibration, process, registry
 from scripts.core.storage import digest, file_digest, read_json, whole_folder, write_json
 
 
@@ -37,6 +37,7 @@ def build(spec: dict, out, demands: str = "") -> dict:
     return manifest
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. A spec that is wrong ends with one line."""
     parser = argparse.ArgumentParser(
@@ -49,10 +50,7 @@ def main(argv=None) -> int:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the corpus; data/ in it is replaced")
     parser.add_argument("--calibration", default="", metavar="SETS", help="what schemes ask of the text: NAME=SET:SAMPLESxLENGTH,…")
     arguments = parser.parse_args(argv)
-    try:
-        manifest = build(read_json(arguments.spec), arguments.out, arguments.calibration)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    manifest = build(read_json(arguments.spec), arguments.out, arguments.calibration)
     for name, entry in manifest["files"].items():
         print(f"{arguments.out}/data/{name}: {entry['items']} items")
     return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts import aggregate
-from scripts.core import recovery, scored, statistics, sweep, tables
+from scripts.core import process, recovery, scored, statistics, sweep, tables
 
 BASE = "generic"
 COLUMNS = [*tables.RECOVERY, "quantizer", "bits", "family", "calibration", "base", "D", "D_low", "D_high", "D_reason"]
@@ -76,6 +76,7 @@ def share(cell: dict, full: dict, target: dict) -> tuple[float, np.ndarray]:
     return above / below, above_replicates / np.where(below_replicates > statistics.EPS, below_replicates, np.nan)
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.calibration_effect", description=__doc__.splitlines()[0])
@@ -83,10 +84,7 @@ def main(argv=None) -> int:
     parser.add_argument("--results", required=True, help="folder of the runs")
     parser.add_argument("--out", required=True, help="file that is written: calibration_effect.csv")
     options = parser.parse_args(argv)
-    try:
-        made = tables.frame(compare(sweep.resolved(options.sweep), options.results), COLUMNS)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    made = tables.frame(compare(sweep.resolved(options.sweep), options.results), COLUMNS)
     tables.write(made, options.out)
     print(f"{len(made)} rows", file=sys.stderr)
     return 0

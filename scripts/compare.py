@@ -7,7 +7,6 @@ Exit code 0 when comparable, 1 when not, 2 when a file can't be read as a metric
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from scripts.core import process
@@ -70,6 +69,7 @@ def report(a: dict, b: dict) -> tuple[bool, str]:
     return comparable, "\n".join(lines)
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Print what differs."""
     parser = argparse.ArgumentParser(
@@ -77,11 +77,7 @@ def main(argv=None) -> int:
     )
     parser.add_argument("files", nargs=2, type=Path, metavar="FILE", help="a metric file: <run>/eval/<scheme>/<metric>.json")
     options = parser.parse_args(argv)
-    try:
-        comparable, text = report(*(read(path) for path in options.files))
-    except (ValueError, OSError) as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return 2
+    comparable, text = report(*(read(path) for path in options.files))
     print(text)
     return 0 if comparable else 1
 

@@ -6,11 +6,10 @@ files and of the model under the scheme (as a kernel would hold it, measured at 
 """
 
 import argparse
-import sys
 from collections import defaultdict
 from pathlib import Path
 
-from scripts.core import registry, sweep
+from scripts.core import process, registry, sweep
 from scripts.core.grid import plan
 from scripts.core.plan import LABELS, named
 from scripts.core.storage import read_json
@@ -91,6 +90,7 @@ def collect(config: dict, results: Path) -> list[dict]:
     return made
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.costs", description=__doc__.splitlines()[0])
@@ -98,11 +98,7 @@ def main(argv=None) -> int:
     parser.add_argument("--results", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--out", type=Path, help="folder of costs.csv (default: that of the runs)")
     options = parser.parse_args(argv)
-    try:
-        made = collect(sweep.resolved(options.sweep), options.results)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    made = collect(sweep.resolved(options.sweep), options.results)
     from scripts.core import tables
 
     tables.write(tables.plain(made, COLUMNS), (options.out or options.results) / "costs.csv")

@@ -8,7 +8,7 @@ import argparse
 import traceback
 from pathlib import Path
 
-from scripts.core import registry, tables
+from scripts.core import process, registry, tables
 
 
 def draw(folder, name: str, prefix) -> list[Path]:
@@ -44,6 +44,7 @@ def draw_all(folder, names, out: Path) -> list[str]:
     return broken
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.draw", description=__doc__)
@@ -55,16 +56,13 @@ def main(argv=None) -> int:
         "--out", required=True, help="PREFIX of .svg and .pdf for one figure; a folder (its name ends in /) for any number"
     )
     options = parser.parse_args(argv)
-    try:
-        several = options.figure == ["all"] or len(options.figure) > 1 or options.out.endswith("/")
-        names = registry.names("figures") if options.figure == ["all"] else options.figure
-        for name in names:
-            registry.require("figures", name, "figure")
-        broken = draw_all(options.tables, names, Path(options.out)) if several else []
-        if not several:
-            draw(options.tables, *names, options.out)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    several = options.figure == ["all"] or len(options.figure) > 1 or options.out.endswith("/")
+    names = registry.names("figures") if options.figure == ["all"] else options.figure
+    for name in names:
+        registry.require("figures", name, "figure")
+    broken = draw_all(options.tables, names, Path(options.out)) if several else []
+    if not several:
+        draw(options.tables, *names, options.out)
     if broken:
         parser.exit(1, f"{parser.prog}: {', '.join(broken)}: its code failed, see above; started again, the others are drawn\n")
     return 0

@@ -11,7 +11,7 @@ import argparse
 import sys
 import time
 
-from scripts.core import isolation, registry
+from scripts.core import isolation, process, registry
 
 
 def users(environment: str) -> list[str]:
@@ -20,6 +20,7 @@ def users(environment: str) -> list[str]:
     return [name for name in room if registry.constants("quantizers", name)["ENVIRONMENT"] == environment]
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.environments", description=__doc__.splitlines()[0])
@@ -31,18 +32,14 @@ def main(argv=None) -> int:
             (isolation.PINS / f"{name}.yaml").write_text(isolation.conda_file(name), encoding="utf-8")
         return 0
     wanted = [name for name in isolation.names() if users(name)] if "all" in options.make else options.make
-    try:
-        for name in wanted:
-            isolation.pins(name)
-        for name in wanted:
-            started, before = time.monotonic(), isolation.state(name)
-            if before != "ready":
-                print(f"{name}: installing envs/{name}.txt into {isolation.folder(name)}", flush=True)
-            isolation.make(name)
-            print(f"{name}: ready" + ("" if before == "ready" else f" after {time.monotonic() - started:.0f} s"), flush=True)
-    except (ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in wanted:
+        isolation.pins(name)
+    for name in wanted:
+        started, before = time.monotonic(), isolation.state(name)
+        if before != "ready":
+            print(f"{name}: installing envs/{name}.txt into {isolation.folder(name)}", flush=True)
+        isolation.make(name)
+        print(f"{name}: ready" + ("" if before == "ready" else f" after {time.monotonic() - started:.0f} s"), flush=True)
     if not wanted:
         for name in isolation.names():
             print(f"{name:14} {isolation.state(name):12} {', '.join(users(name)) or 'evaluation.engine'}")

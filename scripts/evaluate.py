@@ -152,6 +152,7 @@ def pick_device(kind: str, facts: dict) -> str:
     raise ValueError(f"scheme.kind: {kind!r} can't run here; allowed: a machine with {' or '.join(allowed)}")
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=__doc__.splitlines()[0])
@@ -161,26 +162,22 @@ def main(argv=None) -> int:
     parser.add_argument("--artifact", type=Path, help="quantized model (default: <run>/quantized/<scheme>, where needed)")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
     options = parser.parse_args(argv)
-    try:
-        if options.artifact and len(options.schemes) > 1:
-            raise ValueError(f"--artifact: {str(options.artifact)!r} with {len(options.schemes)} schemes; allowed: one scheme")
-        for path in (options.run / "outcome.json", options.corpus / "manifest.json", *options.schemes):
-            if not path.is_file():
-                raise ValueError(f"{path} does not exist; allowed: a finished run, a built corpus and scheme files")
-        jobs = [Job(options.run, options.corpus, path) for path in options.schemes]
-        for number, job in enumerate(jobs, 1):
-            names = job.pending()
-            kept = len(job.metrics) - len(names)
-            print(f"{job.scheme['name']}: {len(names)} metrics to compute, {kept} kept", file=sys.stderr)
-            if names:
-                if options.device != "cpu":
-                    devices.claim(1)  # does nothing for the second scheme: one is shown by then
-                job.compute(names, options.artifact, options.device)
-            if names and number < len(jobs):
-                gc.collect()  # the next scheme's model should not meet this one in memory
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.artifact and len(options.schemes) > 1:
+        raise ValueError(f"--artifact: {str(options.artifact)!r} with {len(options.schemes)} schemes; allowed: one scheme")
+    for path in (options.run / "outcome.json", options.corpus / "manifest.json", *options.schemes):
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; allowed: a finished run, a built corpus and scheme files")
+    jobs = [Job(options.run, options.corpus, path) for path in options.schemes]
+    for number, job in enumerate(jobs, 1):
+        names = job.pending()
+        kept = len(job.metrics) - len(names)
+        print(f"{job.scheme['name']}: {len(names)} metrics to compute, {kept} kept", file=sys.stderr)
+        if names:
+            if options.device != "cpu":
+                devices.claim(1)  # does nothing for the second scheme: one is shown by then
+            job.compute(names, options.artifact, options.device)
+        if names and number < len(jobs):
+            gc.collect()  # the next scheme's model should not meet this one in memory
     return 0
 
 

@@ -7,10 +7,9 @@ files lie in RUN/quantized/<scheme> in their library's own layout, the others ar
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from scripts.core import storage
+from scripts.core import process, storage
 
 
 def export(run: Path, out: Path, as_stored: bool = False) -> str | None:
@@ -44,6 +43,7 @@ def export(run: Path, out: Path, as_stored: bool = False) -> str | None:
     return weights
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Run the command line; 0 done, 2 bad input."""
     parser = argparse.ArgumentParser(prog="python -m scripts.export", description=__doc__.splitlines()[0])
@@ -51,11 +51,7 @@ def main(argv=None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder that is written")
     parser.add_argument("--as-stored", action="store_true", help="also the empty folder of a diverged run, or a pair of models")
     options = parser.parse_args(argv)
-    try:
-        weights = export(options.run, options.out, options.as_stored)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    weights = export(options.run, options.out, options.as_stored)
     print(f"{options.out}: weights {weights or 'none'}")
     return 0
 

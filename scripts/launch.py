@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scripts.core import devices
+from scripts.core import devices, process
 
 
 def parser() -> argparse.ArgumentParser:
@@ -156,17 +156,14 @@ def launch(options, environment) -> int:
     return run(srun(options, environment), environment, through_srun=True)
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Run the program; its exit code, or 2 with one line when it can't be started as asked."""
     options = parser().parse_args(argv)
     if not options.on_node and options.nodes == 1:
         devices.claim(max(1, options.gpus))
-    try:
-        if options.gpus * options.nodes > 1 and (options.on_node or shared(options)):
-            return launch(options, dict(os.environ))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.gpus * options.nodes > 1 and (options.on_node or shared(options)):
+        return launch(options, dict(os.environ))
     os.execv(sys.executable, [sys.executable, "-m", options.program, *options.arguments])
 
 

@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-from scripts.core import registry, sweep, tables
+from scripts.core import process, registry, sweep, tables
 from scripts.core.grid import plan
 from scripts.core.plan import LABELS, Run, named
 from scripts.core.storage import read_json
@@ -64,6 +64,7 @@ def table(planned, results):
     return made
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.masks", description=__doc__.splitlines()[0])
@@ -71,10 +72,7 @@ def main(argv=None) -> int:
     parser.add_argument("--results", required=True, help="folder of the runs")
     parser.add_argument("--out", required=True, help="the .csv file that is written")
     options = parser.parse_args(argv)
-    try:
-        made = table(plan(sweep.resolved(options.sweep)), options.results)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    made = table(plan(sweep.resolved(options.sweep)), options.results)
     for name in NUMBERS:  # as text, since norms may be far below the six decimals of other tables
         made[name] = ["" if value != value else f"{value:.6g}" for value in made[name]]
     tables.write(made, options.out)

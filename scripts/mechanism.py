@@ -10,7 +10,6 @@ its path, a file of that name would hide Python's own module.)
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from scripts.core import devices, process, registry
@@ -176,6 +175,7 @@ def earlier(out: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.mechanism", description=__doc__.splitlines()[0])
@@ -186,18 +186,14 @@ def main(argv=None) -> int:
     parser.add_argument("--out", type=Path, help=f"file that is written (default: {OUTPUT} in the run folder)")
     options = parser.parse_args(argv)
     out = options.out or options.run / OUTPUT
-    try:
-        for path in (options.run / "outcome.json", options.target / "outcome.json", *options.schemes):
-            if not path.is_file():
-                raise ValueError(f"{path} does not exist; allowed: a finished run, its target and scheme files")
-        schemes = [scheme_of(path) for path in options.schemes]
-        known = earlier(out)
-        if options.corpus:  # the gradient is computed on a GPU where there is one
-            devices.claim(1)
-        write_json(out, measure(options.run, options.target, schemes, known, options.corpus))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for path in (options.run / "outcome.json", options.target / "outcome.json", *options.schemes):
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; allowed: a finished run, its target and scheme files")
+    schemes = [scheme_of(path) for path in options.schemes]
+    known = earlier(out)
+    if options.corpus:  # the gradient is computed on a GPU where there is one
+        devices.claim(1)
+    write_json(out, measure(options.run, options.target, schemes, known, options.corpus))
     return 0
 
 

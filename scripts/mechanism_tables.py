@@ -5,12 +5,11 @@ quantizes), with the ratios of scripts.core.update.ratios. moved.csv: histograms
 """
 
 import argparse
-import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-from scripts.core import sweep
+from scripts.core import process, sweep
 from scripts.core.grid import plan
 from scripts.core.plan import LABELS, named
 from scripts.core.storage import read_json
@@ -87,6 +86,7 @@ def collect(config: dict, results: Path) -> dict[str, list[dict]]:
     return made
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.mechanism_tables", description=__doc__.splitlines()[0])
@@ -94,11 +94,7 @@ def main(argv=None) -> int:
     parser.add_argument("--results", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--out", type=Path, help="folder of mechanism.csv and moved.csv (default: that of the runs)")
     options = parser.parse_args(argv)
-    try:
-        made = collect(sweep.resolved(options.sweep), options.results)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    made = collect(sweep.resolved(options.sweep), options.results)
     from scripts.core import tables
 
     out = options.out or options.results

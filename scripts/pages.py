@@ -10,7 +10,7 @@ import html
 import json
 from pathlib import Path
 
-from scripts.core import findings, rouge, tables
+from scripts.core import findings, process, rouge, tables
 from scripts.core.storage import read_json, write_text
 
 TEMPLATE = Path(__file__).parent / "data" / "page.html"
@@ -119,6 +119,7 @@ def page(read: dict, results: Path, pictures: list[Path]) -> tuple[str, list[str
     return text, found
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.pages", description=__doc__.splitlines()[0])
@@ -128,12 +129,9 @@ def main(argv=None) -> int:
     parser.add_argument("--figures", type=Path, nargs="*", default=[], metavar="SVG", help="figures (SVG files) of the page")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of results.html and findings.txt")
     options = parser.parse_args(argv)
-    try:
-        text, found = page(tables.read(options.results), options.results, options.figures)
-        write_text(options.out / "results.html", text)
-        write_text(options.out / "findings.txt", "".join(f"{one}\n" for one in found))
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    text, found = page(tables.read(options.results), options.results, options.figures)
+    write_text(options.out / "results.html", text)
+    write_text(options.out / "findings.txt", "".join(f"{one}\n" for one in found))
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scripts.core import published, tables
+from scripts.core import process, published, tables
 from scripts.core.storage import write_text
 
 HEADS = {
@@ -134,6 +134,7 @@ def pair(text: str) -> tuple[str, str]:
     return left, right
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.paper_tables", description=__doc__.splitlines()[0])
@@ -141,10 +142,7 @@ def main(argv=None) -> int:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the tables")
     parser.add_argument("--scheme", type=pair, action="append", default=[], metavar="PUBLISHED=SCHEME", help="default 4bit=bnb_fp4")
     options = parser.parse_args(argv)
-    try:
-        write(make(tables.read(options.tables), dict(options.scheme)), options.out)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    write(make(tables.read(options.tables), dict(options.scheme)), options.out)
     return 0
 
 

@@ -5,7 +5,6 @@ corpus; else from the assumptions printed with the table (`resources.hours_per_b
 Disk is what the kept checkpoints take, by their number of weights and stored precision.
 """
 
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -82,14 +81,11 @@ def disk(plan) -> tuple[float, float]:
     return kept, state
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Print the plan; exit code 2 with one line when the configuration is wrong."""
     options = sweep.parser("plan", __doc__).parse_args(argv)
-    try:
-        plan = sweep.read(*options.config)
-    except ValueError as error:
-        print(f"plan: {error}", file=sys.stderr)
-        return 2
+    plan = sweep.read(*options.config)
     measured = benchmarks(Path(plan.config["results"]))
     unlearned = sum(run.stage == "unlearn" and not run.point for run in plan.runs.values())
     along = sum(bool(run.point) for run in plan.runs.values())

@@ -18,13 +18,12 @@ counted. R is a ratio: of a run that hardly forgot, it says nothing.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from scripts.core import statistics, tables
+from scripts.core import process, statistics, tables
 from scripts.core.plan import LABELS
 
 KINDS = ("perplexity", "verbmem", "knowmem")
@@ -205,6 +204,7 @@ def shown(fit: list[dict]) -> str:
     return "\n".join(lines) or "no cells"
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.predict", description=__doc__.splitlines()[0])
@@ -212,12 +212,8 @@ def main(argv=None) -> int:
     parser.add_argument("--out", help="folder of prediction.csv and prediction_fit.csv (default: the same)")
     parser.add_argument("--width", type=float, default=WIDTH, help=f"widest interval of R that is used (default {WIDTH})")
     options = parser.parse_args(argv)
-    try:
-        found = tables.read(options.tables, ("recovery", "mechanism"))
-        made = predict(found["recovery"], found["mechanism"], options.width)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    found = tables.read(options.tables, ("recovery", "mechanism"))
+    made = predict(found["recovery"], found["mechanism"], options.width)
     out = Path(options.out or options.tables)
     tables.write(tables.plain(made["prediction"], PREDICTION), out / "prediction.csv")
     tables.write(tables.plain(made["fit"], FIT), out / "prediction_fit.csv")

@@ -9,7 +9,6 @@ folder with {"status": "diverged"} only.
 
 import argparse
 import resource
-import sys
 import textwrap
 import time
 from importlib import metadata
@@ -128,6 +127,7 @@ def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | Non
     return content
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -143,19 +143,15 @@ def main(argv=None) -> int:
     parser.add_argument("--checkpoint", type=Path, help="folder with its whole weights (default: RUN/checkpoint)")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one and the scheme can use it")
     options = parser.parse_args(argv)
-    try:
-        content = storage.read_json(options.scheme)
-        scheme = content.get("scheme", content) if isinstance(content, dict) else None
-        if not isinstance(scheme, dict) or "kind" not in scheme:
-            raise ValueError(f"scheme: {options.scheme} has no kind; allowed: {', '.join(registry.names('quantizers'))}")
-        registry.require("quantizers", scheme["kind"], "scheme.kind")
-        defaults = {k: v["default"] for k, v in registry.parameters("quantizers", scheme["kind"]).items()}
-        if options.device != "cpu":
-            devices.claim(1)
-        done = quantize(options.run, options.corpus, {**defaults, **scheme}, options.out, options.device, options.checkpoint)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    content = storage.read_json(options.scheme)
+    scheme = content.get("scheme", content) if isinstance(content, dict) else None
+    if not isinstance(scheme, dict) or "kind" not in scheme:
+        raise ValueError(f"scheme: {options.scheme} has no kind; allowed: {', '.join(registry.names('quantizers'))}")
+    registry.require("quantizers", scheme["kind"], "scheme.kind")
+    defaults = {k: v["default"] for k, v in registry.parameters("quantizers", scheme["kind"]).items()}
+    if options.device != "cpu":
+        devices.claim(1)
+    done = quantize(options.run, options.corpus, {**defaults, **scheme}, options.out, options.device, options.checkpoint)
     if done["status"] == "ok":
         print(f"{options.out}: {done['bits_per_weight']:.3f} bits per weight, {done['bytes']} bytes, {done['seconds']} s")
     return 0

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from scripts import aggregate
-from scripts.core import registry, tables
+from scripts.core import process, registry, tables
 from scripts.core.storage import digest, read_json, write_json
 from scripts.rescore import entries
 
@@ -42,6 +42,7 @@ def convert(name: str, path, scheme: str, out: Path) -> list[dict]:
     return cells
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.recorded", description=__doc__.splitlines()[0])
@@ -49,16 +50,14 @@ def main(argv=None) -> int:
     parser.add_argument("--scheme", default="full", help="what the models were run under (default: full)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the metric files and tables")
     options = parser.parse_args(argv)
-    try:
-        cells = []
-        for pair in options.files:
-            name, _, path = pair.partition("=")
+    cells = []
+    for pair in options.files:
+        name, _, path = pair.partition("=")
+        try:
             cells += convert(name, path, options.scheme, options.out)
-        made = aggregate.aggregate(cells, options.out)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        parser.exit(2, f"error: {pair}: lacks what its metric records ({error!r})\n")
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise ValueError(f"{pair}: lacks what its metric records ({error!r})") from error
+    made = aggregate.aggregate(cells, options.out)
     for table, kind in (("scores", "csv"), ("scores", "parquet"), ("recovery", "csv")):
         tables.write(made[table], options.out / f"{table}.{kind}")
     print(f"{len(cells)} metrics of {len(options.files)} files", file=sys.stderr)

@@ -10,7 +10,6 @@ Exit status: 0, 1 when a difference is above 1e-9, 2 when a file can't be read.
 import argparse
 import json
 import math
-import sys
 
 from scripts.core import process, registry
 from scripts.core.storage import read_json
@@ -65,6 +64,7 @@ def rescore(content: dict) -> dict:
     return {"n": made["n"], "mean": mean, "max_abs_diff": gap}
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.rescore", description=__doc__.splitlines()[0])
@@ -73,12 +73,8 @@ def main(argv=None) -> int:
     for path in parser.parse_args(argv).files:
         try:
             found = {name: rescore(content) for name, content in entries(read_json(path), path).items()}
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
         except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-            print(f"error: {path}: lacks what its metric records ({error!r})", file=sys.stderr)
-            return 2
+            raise ValueError(f"{path}: lacks what its metric records ({error!r})") from error
         for name, result in found.items():
             worst = max(worst, result["max_abs_diff"])
             gap = result["max_abs_diff"]

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from scripts.core import sweep, tables
+from scripts.core import process, sweep, tables
 from scripts.core.grid import plan
 from scripts.core.plan import labels
 from scripts.core.storage import read_json
@@ -101,6 +101,7 @@ def share(row, scheme: str) -> str:
     return f"{value} [{low}, {high}]"
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.schemes", description=__doc__.splitlines()[0])
@@ -110,17 +111,14 @@ def main(argv=None) -> int:
     parser.add_argument("--results", type=Path, help="folder of the runs")
     parser.add_argument("--out", help="file that is written: schemes.csv")
     options = parser.parse_args(argv)
-    try:
-        if options.sweep and not (options.results and options.out):
-            raise ValueError("--sweep: needs --results and --out")
-        if options.tables:
-            print("\n".join(markdown(tables.read(options.tables, ("scores", "recovery", "schemes")))))
-        else:
-            made = tables.frame(rows(sweep.resolved(options.sweep), options.results), COLUMNS)
-            tables.write(made, options.out)
-            print(f"{len(made)} models under schemes", file=sys.stderr)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    if options.sweep and not (options.results and options.out):
+        raise ValueError("--sweep: needs --results and --out")
+    if options.tables:
+        print("\n".join(markdown(tables.read(options.tables, ("scores", "recovery", "schemes")))))
+    else:
+        made = tables.frame(rows(sweep.resolved(options.sweep), options.results), COLUMNS)
+        tables.write(made, options.out)
+        print(f"{len(made)} models under schemes", file=sys.stderr)
     return 0
 
 

@@ -7,7 +7,6 @@ Snakemake holds the folder and has marked one of its outputs as being made, *fai
 
 import base64
 import os
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -114,14 +113,11 @@ def table(cells: list[tuple[dict, str]]) -> str:
     return "\n".join(lines)
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Print the table; exit code 0 whatever the state."""
     options = sweep.parser("status", __doc__, also=", or its sweep.json").parse_args(argv)
-    try:
-        plan = sweep.read(*options.config)
-    except ValueError as error:
-        print(f"status: {error}", file=sys.stderr)
-        return 2
+    plan = sweep.read(*options.config)
     results = Path(plan.config["results"])
     print(table(states(plan, results)))
     checkpoints = sum(size(results / run.path / "checkpoint") for run in plan.runs.values())

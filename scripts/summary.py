@@ -54,16 +54,14 @@ def percent(row) -> str:
     return f"{100 * row.R:.0f} % [{100 * row.R_low:.0f}, {100 * row.R_high:.0f}]"
 
 
+@process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.summary", description=__doc__)
     parser.add_argument("--tables", required=True, metavar="DIR", help="folder with scores.csv and recovery.csv")
     parser.add_argument("--report", metavar="FILE", help="report to point to below the table, if it exists")
     options = parser.parse_args(argv)
-    try:
-        read = tables.read(options.tables)
-    except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
+    read = tables.read(options.tables)
     if read["scores"].empty:
         print("no scores yet")
         return 0

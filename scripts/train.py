@@ -84,7 +84,10 @@ def publish(spec, options, provenance) -> int:
     return 0
 
 
-def program(argv) -> int:
+@process.guarded
+def main(argv=None) -> int:
+    """Run the program; 0 done, 2 bad input, 75 or 143 interrupted with state saved."""
+    runs.hear_signals()
     arguments = runs.parser("train", __doc__.splitlines()[0])
     arguments.add_argument(
         "--base", type=runs.Path, help="run folder to start from: the base (scratch models), the target (stage reinforced)"
@@ -135,11 +138,6 @@ def program(argv) -> int:
     runs.finish(options.out, provenance, write, step, **record)
     store.clear()
     return 0
-
-
-def main(argv=None) -> int:
-    """Run the program; 0 done, 2 bad input, 75 or 143 interrupted with state saved."""
-    return runs.guarded(program, argv)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,10 @@ def kept_from(options):
     return options.target / "checkpoint" if options.store_checkpoints == "delta" else None
 
 
-def program(argv) -> int:
+@process.guarded
+def main(argv=None) -> int:
+    """Run the program; 0 done or diverged, 2 bad input, 75 or 143 interrupted with state saved."""
+    runs.hear_signals()
     arguments = runs.parser("unlearn", __doc__.splitlines()[0])
     arguments.add_argument("--target", type=runs.Path, required=True, help="run folder of the target model")
     arguments.add_argument("--reinforced", type=runs.Path, help="run folder of the reinforced model, for methods that need it")
@@ -63,11 +66,6 @@ def program(argv) -> int:
 
     plugins = plugin("methods", spec["method"]), plugin("regularizers", spec["regularizer"])
     return Unlearning(spec, options, provenance, names, plugins, needs, texts, device).run(kept_from(options))
-
-
-def main(argv=None) -> int:
-    """Run the program; 0 done or diverged, 2 bad input, 75 or 143 interrupted with state saved."""
-    return runs.guarded(program, argv)
 
 
 if __name__ == "__main__":

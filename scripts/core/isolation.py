@@ -85,7 +85,7 @@ def interpreter(name: str, conda: bool = False) -> str:
 
 
 def make(name: str, python: str | None = None) -> None:
-    """Make the venv of an environment from its pins; nothing is done when it is ready. RuntimeError when pip fails."""
+    """Make the venv of an environment from its pins; nothing is done when it is ready. ValueError when pip fails."""
     if state(name) == "ready":
         return
     place = folder(name)
@@ -95,7 +95,7 @@ def make(name: str, python: str | None = None) -> None:
     done = subprocess.run([*tool, "-r", str(pins(name))])
     if done.returncode:
         shutil.rmtree(place, ignore_errors=True)
-        raise RuntimeError(f"environment: pip could not install envs/{name}.txt (its own message is above)")
+        raise ValueError(f"environment: pip could not install envs/{name}.txt (its own message is above)")
     (place / MARK).write_text(digest(name) + "\n", encoding="utf-8")
 
 

@@ -1,11 +1,14 @@
-"""The start and the end of a program that a job runs: around a small model's work, they are what a sweep costs.
+"""The start and the end of a program: what it answers to bad input, and how little time it spends on either.
 
-Python's collector of cycles, which looks again and again through all that has been imported, takes a fifth of the time that torch
-and Trainer take to import. Libraries that transformers imports in case they are used take as much again, and taking the
-interpreter down takes as long as importing torch. What was measured stands in docs/speed.md.
+Around a small model's work, starting and ending programs is what a sweep costs. Python's collector of cycles, which looks again and
+again through all that has been imported, takes a fifth of the time that torch and Trainer take to import. Libraries that
+transformers imports in case they are used take as much again, and taking the interpreter down takes as long as importing torch.
+What was measured stands in docs/speed.md.
 """
 
 import atexit
+import errno
+import functools
 import gc
 import os
 import signal
@@ -15,6 +18,31 @@ from pathlib import Path
 UNUSED = ("datasets", "peft", "scipy")  # Trainer and models import these if they are there; ours are handed nothing of theirs
 ASYNCHRONOUS = ("anyio", "trio")  # the hub's client does, for calls that nothing here makes
 USUAL = gc.get_threshold()
+
+
+def guarded(main):
+    """Decorator of a program's main(argv): bad input ends it with one line on stderr and exit code 2, a full disk with one and 1.
+
+    Bad input is a ValueError, or a file that is missing or may not be read or written. Of a training's ranks the first one speaks.
+    """
+
+    @functools.wraps(main)
+    def answer(argv=None) -> int:
+        try:
+            return main(argv)
+        except ValueError as error:
+            said, code = str(error), 2
+        except OSError as error:
+            said, code = str(error), 2
+            if error.errno == errno.ENOSPC:
+                said, code = f"{error}; nothing half-written was kept: make space and start again", 1
+            elif error.errno is not None and error.filename is None:  # the system's, and not about a file
+                raise
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {said}", file=sys.stderr)
+        return code
+
+    return answer
 
 
 def run(main) -> None:

@@ -1,9 +1,7 @@
 """What the training programs share: arguments, corpus texts, and outputs in the order that makes "done" mean done."""
 
 import argparse
-import errno
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -109,25 +107,8 @@ def finish(out, provenance: Provenance, write, step: int, status="done", target=
     return outcome
 
 
-def guarded(program, argv) -> int:
-    """Run a program; bad input becomes one line on stderr and exit code 2, a full disk one line and 1.
-
-    Bad input is a ValueError, or a file that is missing or may not be read or written.
-    """
-    for number in EXIT_CODES:  # torchrun is started deaf to them (scripts.launch), and its ranks inherit that
+def hear_signals() -> None:
+    """Let SIGTERM and SIGUSR1 be heard: torchrun is started deaf to them (scripts.launch), and its ranks inherit that."""
+    for number in EXIT_CODES:
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
-    try:
-        return program(argv)
-    except ValueError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            if error.filename is None:
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        print(f"error: {error}; nothing half-written was kept: make space and start again", file=sys.stderr)
-        return 1

@@ -225,10 +225,10 @@ def test_command_writes_tables_that_read_back(sweep, capsys):
 def test_wrong_input_is_one_line(tmp_path, capsys):
     for content, words in (([{"run": 3}], "cells[0].run: 3 is not allowed"), ({}, "cells: dict"), ([7], "cells[0].run: 7")):
         (tmp_path / "cells.json").write_text(json.dumps(content))
-        with pytest.raises(SystemExit) as stopped:
-            program.main(["--cells", str(tmp_path / "cells.json"), "--results", str(tmp_path), "--out", str(tmp_path)])
+        where = ["--cells", str(tmp_path / "cells.json"), "--results", str(tmp_path), "--out", str(tmp_path)]
+        assert program.main(where) == 2
         said = capsys.readouterr().err
-        assert stopped.value.code and words in said and said.count("\n") == 1
+        assert words in said and said.count("\n") == 1
     with pytest.raises(ValueError, match="allowed: a folder of results"):
         tables.read(tmp_path)
     assert not list(tmp_path.glob("scores*"))

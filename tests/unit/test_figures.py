@@ -86,10 +86,9 @@ def test_a_broken_figure_stops_no_other_and_leaves_a_mark(tmp_path, monkeypatch,
 
 def test_wrong_names_and_folders_are_one_line(tmp_path, capsys):
     for figure, words_ in (("recovery_heatmp", "did you mean 'recovery_heatmap'"), ("recovery_heatmap", "does not exist")):
-        with pytest.raises(SystemExit) as stopped:
-            program.main(["--tables", str(tmp_path), "--figure", figure, "--out", str(tmp_path / "x")])
+        assert program.main(["--tables", str(tmp_path), "--figure", figure, "--out", str(tmp_path / "x")]) == 2
         said = capsys.readouterr().err
-        assert stopped.value.code and words_ in said and said.count("\n") == 1
+        assert words_ in said and said.count("\n") == 1
 
 
 def test_drawing_needs_no_torch(tmp_path):

@@ -1,14 +1,19 @@
 """The short start and end of programs: nothing of what they do is lost, and what they don't use is not imported."""
 
+import errno
 import gc
 import signal
 import subprocess
 import sys
 
+import pytest
+
 from scripts.core import process
 
 ENDING = """
 import atexit, gc, sys
+import pytest
+
 from scripts.core import process
 def main():
     assert gc.get_threshold()[0] > process.USUAL[0]
@@ -34,6 +39,8 @@ import sys
 from pathlib import Path
 read = []
 sys.addaudithook(lambda event, args: read.append(str(args[0])) if event == "open" else None)
+import pytest
+
 from scripts.core import process
 process.spare_imports()
 import transformers
@@ -96,3 +103,31 @@ def test_bitsandbytes_comes_without_torchs_compiler_and_leaves_it_usable():
         source + "print('torch._inductor.compile_fx' in sys.modules, torch.compile is found, 'bitsandbytes' in sys.modules)"
     )
     assert done.stdout.split() == ["False", "True", "True"], done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (ValueError("lr: 2 is not allowed"), 2, "error: lr: 2 is not allowed\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.json"), 2, "a.json"),
+        (OSError("no safetensors there"), 2, "error: no safetensors there\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "make space and start again"),
+    ],
+)
+def test_bad_input_and_a_full_disk_are_one_line_and_an_exit_code(capsys, error, code, said):
+    @process.guarded
+    def main(argv=None):
+        raise error
+
+    assert main([]) == code
+    told = capsys.readouterr().err
+    assert said in told and told.startswith("error: ") and told.count("\n") == 1
+
+
+def test_an_error_of_the_system_that_is_about_no_file_is_shown_whole():
+    @process.guarded
+    def main(argv=None):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    with pytest.raises(ConnectionResetError):
+        main([])

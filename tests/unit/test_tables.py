@@ -28,10 +28,7 @@ def readers(folder) -> dict:
 
 def refused(call, capsys) -> str:
     """The one line with which a program ends."""
-    try:
-        code = call()
-    except SystemExit as stop:
-        code = stop.code
+    code = call()
     said = capsys.readouterr().err
     assert code == 2 and said.count("\n") == 1 and "remove it and run the sweep again" in said, said
     return said

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scripts import train, unlearn
-from scripts.core import models, runs, storage, unlearner
+from scripts.core import models, process, storage, unlearner
 from scripts.core.resume import ResumeStore
 from tests.unit.test_training import SPEC, sentences
 
@@ -235,5 +235,5 @@ def test_a_full_disk_is_named_where_the_writer_does_not(tmp_path, monkeypatch, c
     with pytest.raises(RuntimeError):  # with space left it is what it is
         store.save(1, write, {})
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
-    assert runs.guarded(lambda argv: store.save(1, write, {}), []) == 1
+    assert process.guarded(lambda argv: store.save(1, write, {}))() == 1
     assert "No space left on device" in capsys.readouterr().err and not list(tmp_path.iterdir())
