@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.core import process, recovery, scored, selection, statistics, sweep, tables
+from scripts.core import columns, process, recovery, scored, selection, statistics, sweep, tables
 from scripts.core.storage import read_json
 
 
@@ -125,7 +125,7 @@ def aggregate(cells: list[dict], results, stop: str | None = None) -> dict:
     loaded += selection.stopped(loaded, stop) if stop else []
     loaded += pooled(loaded)
     rows = [cell["row"] for cell in loaded]
-    return {"scores": tables.frame(rows, tables.SCORES), "recovery": tables.frame(recovery.rows(loaded), tables.RECOVERY)}
+    return {"scores": tables.frame(rows, columns.SCORES), "recovery": tables.frame(recovery.rows(loaded), columns.RECOVERY)}
 
 
 def sweep_cells(config: dict) -> list[dict]:

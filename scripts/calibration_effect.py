@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from scripts import aggregate
-from scripts.core import process, recovery, scored, statistics, sweep, tables
+from scripts.core import columns, process, recovery, scored, statistics, sweep, tables
 
 BASE = "generic"
-COLUMNS = [*tables.RECOVERY, "quantizer", "bits", "family", "calibration", "base", "D", "D_low", "D_high", "D_reason"]
 
 
 def families(schemes: dict) -> list[dict[str, str]]:
@@ -84,7 +83,7 @@ def main(argv=None) -> int:
     parser.add_argument("--results", required=True, help="folder of the runs")
     parser.add_argument("--out", required=True, help="file that is written: calibration_effect.csv")
     options = parser.parse_args(argv)
-    made = tables.frame(compare(sweep.resolved(options.sweep), options.results), COLUMNS)
+    made = tables.frame(compare(sweep.resolved(options.sweep), options.results), columns.CALIBRATION_EFFECT)
     tables.write(made, options.out)
     print(f"{len(made)} rows", file=sys.stderr)
     return 0

@@ -9,13 +9,10 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-from scripts.core import process, registry, sweep
+from scripts.core import columns, process, registry, sweep
 from scripts.core.grid import plan
-from scripts.core.plan import LABELS, named
+from scripts.core.plan import named
 from scripts.core.storage import read_json
-
-COLUMNS = [*LABELS, "scheme", "device", "train_hours", "quantize_hours", "evaluate_hours", "mechanism_hours"]
-COLUMNS += ["checkpoint_bytes", "model_bytes", "artifact_bytes"]
 
 
 def hours(path: Path) -> float | None:
@@ -101,7 +98,7 @@ def main(argv=None) -> int:
     made = collect(sweep.resolved(options.sweep), options.results)
     from scripts.core import tables
 
-    tables.write(tables.plain(made, COLUMNS), (options.out or options.results) / "costs.csv")
+    tables.write(tables.plain(made, columns.COSTS), (options.out or options.results) / "costs.csv")
     return 0
 
 

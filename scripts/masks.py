@@ -13,13 +13,12 @@ import re
 import sys
 from pathlib import Path
 
-from scripts.core import process, registry, sweep, tables
+from scripts.core import columns, process, registry, sweep, tables
 from scripts.core.grid import plan
-from scripts.core.plan import LABELS, Run, named
+from scripts.core.plan import Run, named
 from scripts.core.storage import read_json
 
 NUMBERS = ["percentile", "threshold", "layer", "norm", "trained"]
-COLUMNS = [*LABELS, "objective", "saliency", "percentile", "threshold", "weight", "layer", "module", "norm", "trained", "status"]
 INSIDE = re.compile(r"(?:^|.*?\.)(\d+)\.(.+)")
 
 
@@ -58,7 +57,7 @@ def rows(run: Run, results) -> list[dict]:
 
 def table(planned, results):
     """The table (pandas) of a scripts.core.plan.Plan; six significant digits, NaN where there is no number."""
-    made = tables.frame([row for run in planned.masked() for row in rows(run, results)], COLUMNS)
+    made = tables.frame([row for run in planned.masked() for row in rows(run, results)], columns.MASKS)
     for name in NUMBERS:
         made[name] = [float(f"{float(value):.6g}") if value else float("nan") for value in made[name]]
     return made

@@ -9,15 +9,11 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-from scripts.core import process, sweep
+from scripts.core import columns, process, sweep
 from scripts.core.grid import plan
-from scripts.core.plan import LABELS, named
+from scripts.core.plan import named
 from scripts.core.storage import read_json
 
-RATIOS = ["changed", "code_changed", "value_changed", "survived", "projection", "noise", "snr", "noise_ratio", "relative_step"]
-RATIOS += ["kept", "first_order"]
-MECHANISM = [*LABELS, "scheme", "module", "status", "n", *RATIOS, "edge"]
-MOVED = ["run", "scheme", "what", "log2", "count"]
 ALL, REST = "all", "rest"
 
 
@@ -99,8 +95,8 @@ def main(argv=None) -> int:
 
     out = options.out or options.results
     # Six significant digits: shares of changed codes and ratios to a scheme's noise may be far below six decimals.
-    tables.write(tables.plain(made["mechanism"], MECHANISM), out / "mechanism.csv", decimals=None)
-    tables.write(tables.plain(made["moved"], MOVED), out / "moved.csv")
+    tables.write(tables.plain(made["mechanism"], columns.MECHANISM), out / "mechanism.csv", decimals=None)
+    tables.write(tables.plain(made["moved"], columns.MOVED), out / "moved.csv")
     return 0
 
 

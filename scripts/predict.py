@@ -23,8 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scripts.core import process, statistics, tables
-from scripts.core.plan import LABELS
+from scripts.core import columns, process, statistics, tables
 
 KINDS = ("perplexity", "verbmem", "knowmem")
 SPLITS = {"method": "one method left out", "scheme": "one scheme left out", "setting": "one setting left out"}
@@ -32,23 +31,6 @@ GROUPS = {"method": ["method"], "scheme": ["scheme"], "setting": ["corpus", "met
 WEIGHTS = ["kept", "log_noise_ratio"]
 PREDICTORS = {"1 − kept": None, "1 − first order": None, "weights": WEIGHTS, "gradient": ["first_order", *WEIGHTS]}
 WIDTH, FEWEST = 1.0, 20
-PREDICTION = [
-    *LABELS,
-    "scheme",
-    "metric",
-    "kind",
-    "split",
-    "left_out",
-    "predictor",
-    "R",
-    "R_low",
-    "R_high",
-    "predicted",
-    "interval",
-]
-NUMBERS = ["R2", "slope", "intercept", "error"]
-FIT = ["metric", "kind", "left_out", "predictor", "cells", "runs", "unused"]
-FIT += [name + end for name in NUMBERS for end in ("", "_low", "_high")] + ["coverage", "coverage_low", "coverage_high", "reason"]
 
 
 def cells(recovery: pd.DataFrame, mechanism: pd.DataFrame) -> pd.DataFrame:
@@ -173,7 +155,7 @@ def predict(recovery: pd.DataFrame, mechanism: pd.DataFrame, width: float = WIDT
                     made["fit"].append(label | {"reason": reason})
                     continue
                 made["fit"].append(label | {"cells": len(ready), "runs": ready.run.nunique(), "reason": ""} | score(ready))
-                made["prediction"] += ready[PREDICTION].to_dict("records")
+                made["prediction"] += ready[columns.PREDICTION].to_dict("records")
     return made
 
 
@@ -199,7 +181,7 @@ def shown(fit: list[dict]) -> str:
         if row["reason"]:
             lines.append(f"{head}  {row['reason']}")
             continue
-        parts = [f"{name} {row[name]:.2f} [{row[name + '_low']:.2f}, {row[name + '_high']:.2f}]" for name in (*NUMBERS, "coverage")]
+        parts = [f"{name} {row[name]:.2f} [{row[name + '_low']:.2f}, {row[name + '_high']:.2f}]" for name in columns.FITTED]
         lines.append(f"{head}  " + "  ".join(parts))
     return "\n".join(lines) or "no cells"
 
@@ -215,8 +197,8 @@ def main(argv=None) -> int:
     found = tables.read(options.tables, ("recovery", "mechanism"))
     made = predict(found["recovery"], found["mechanism"], options.width)
     out = Path(options.out or options.tables)
-    tables.write(tables.plain(made["prediction"], PREDICTION), out / "prediction.csv")
-    tables.write(tables.plain(made["fit"], FIT), out / "prediction_fit.csv")
+    tables.write(tables.plain(made["prediction"], columns.PREDICTION), out / "prediction.csv")
+    tables.write(tables.plain(made["fit"], columns.FIT), out / "prediction_fit.csv")
     print(shown(made["fit"]))
     return 0
 

@@ -11,13 +11,10 @@ import json
 import sys
 from pathlib import Path
 
-from scripts.core import process, sweep, tables
+from scripts.core import columns, process, sweep, tables
 from scripts.core.grid import plan
 from scripts.core.plan import labels
 from scripts.core.storage import read_json
-
-COLUMNS = [*tables.GROUP, "run", "seed", "scheme", "quantizer", "parameters", "bits_per_weight", "bytes", "bytes_on_disk"]
-COLUMNS += ["seconds", "quantized", "left_alone", "calibration"]
 
 
 def parameters(scheme: dict) -> str:
@@ -32,14 +29,14 @@ def rows(config: dict, results: Path) -> list[dict]:
         folder = results / run.path / "eval" / scheme
         content = next((c for c in (described(folder / f"{name}.json") for name in config["metrics"]) if c), None)
         if content:
-            facts = {name: content.get(name) for name in COLUMNS if name in content}
+            facts = {name: content.get(name) for name in columns.SCHEMES if name in content}
             facts |= {
                 "left_alone": " ".join(content.get("left_alone") or []),
                 "calibration": (content.get("calibration") or {}).get("set"),
             }
             settings = config["schemes"][scheme]
             own = {"scheme": scheme, "quantizer": settings["kind"], "parameters": parameters(settings)}
-            found.append({k: v for k, v in labels(run).items() if k in COLUMNS} | own | facts)
+            found.append({k: v for k, v in labels(run).items() if k in columns.SCHEMES} | own | facts)
     return found
 
 
@@ -116,7 +113,7 @@ def main(argv=None) -> int:
     if options.tables:
         print("\n".join(markdown(tables.read(options.tables, ("scores", "recovery", "schemes")))))
     else:
-        made = tables.frame(rows(sweep.resolved(options.sweep), options.results), COLUMNS)
+        made = tables.frame(rows(sweep.resolved(options.sweep), options.results), columns.SCHEMES)
         tables.write(made, options.out)
         print(f"{len(made)} models under schemes", file=sys.stderr)
     return 0

@@ -6,10 +6,8 @@ without torch, so that a login node builds a DAG of ten thousand cells in second
 
 from dataclasses import dataclass, field
 
+from scripts.core.columns import LABELS
 from scripts.core.storage import dumps
-
-# Columns that name a run in tables of weights, masks and costs.
-LABELS = ["run", "corpus", "method", "regularizer", "lr", "weights", "moments", "setting", "seed"]
 
 
 @dataclass(frozen=True)

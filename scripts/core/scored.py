@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.core import statistics, tables
+from scripts.core import columns, statistics
 from scripts.core.storage import read_json
 
 SCORE_KEYS = ("score", "rougeL", "acc", "nll", "entropy")  # where a sample has its score; else under the name of its metric's kind
@@ -22,7 +22,7 @@ def load(cell: dict, results: Path) -> dict:
     `value` and its replicates are in the unit in which scores are averaged and compared: 0…1, or nats per token of a perplexity.
     `units` are those that were drawn (people, articles; of PrivLeak a pair of lists), None where samples were.
     """
-    row = {name: cell.get(name, "") for name in tables.CELL[:-1]} | {"step": reached(results / cell["run"])}
+    row = {name: cell.get(name, "") for name in columns.CELL[:-1]} | {"step": reached(results / cell["run"])}
     row |= {axis_column(name): flat(value) for name, value in (cell.get("axes") or {}).items()}
     row |= {
         "split": cell.get("split") or split(cell, {}),
@@ -98,7 +98,7 @@ def state(status: str, reason: str) -> dict:
 
 def axis_column(name: str) -> str:
     """Column of an axis; one that is called like a column of the table gets a prefix."""
-    return f"axis_{name}" if name in tables.SCORES else name
+    return f"axis_{name}" if name in columns.SCORES else name
 
 
 def flat(value):

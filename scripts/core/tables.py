@@ -1,66 +1,28 @@
 """The tidy tables of a sweep, and how their rows are named in figures.
 
 `scores` has one row per run, scheme and metric; `recovery` one per unlearned run, scheme and forget metric. Further tables
-lie beside them, each written by a rule of its own (workflow/rules/common.smk lists them). Figures and the summary read
+lie beside them, each written by a rule of its own (scripts/core/columns.py lists them). Figures and the summary read
 tables alone, so they need neither torch nor a checkpoint.
 """
 
-import importlib
 import os
 from pathlib import Path
 
 import pandas as pd
 
-CELL = ["run", "corpus", "method", "regularizer", "lr", "weights", "moments", "setting", "checkpoint", "step", "seed"]
-CELL += ["scheme", "metric", "kind", "split"]
-SCORES = CELL + [
-    "value",
-    "low",
-    "high",
-    "n",
-    "status",
-    "reason",
-    "interval",
-    "seeds",
-    "bits_per_weight",
-]
-RECOVERY = CELL + (
-    ["status", "K", "K_low", "K_high", "K_reason", "R", "R_low", "R_high", "R_reason"]
-    + ["unlearned", "unlearned_full", "target", "n", "interval", "seeds", "bits_per_weight"]
-)
+from scripts.core.columns import CELL, GROUP, RECOVERY, SCORES, TABLES
+
 NUMBERS = ["value", "low", "high", "n", "seeds", "bits_per_weight", "K", "K_low", "K_high", "R", "R_low", "R_high"]
-NUMBERS += ["unlearned", "unlearned_full", "target", "D", "D_low", "D_high"]
-NUMBERS += ["step", "units"]
+NUMBERS += ["unlearned", "unlearned_full", "target", "D", "D_low", "D_high", "step", "units"]
 COUNTS = ["n", "units", "seeds", "step"]
-GROUP = [
-    "corpus",
-    "method",
-    "regularizer",
-    "lr",
-    "weights",
-    "moments",
-    "setting",
-    "checkpoint",
-]  # what the seeds of one cell have in common
 POOLED = "all"
-STOPPED = "stop: retrain"  # `checkpoint` of the rows that MUSE's rule picks; of the last it is empty, of others step100 or epoch3
+# `checkpoint` of the rows that MUSE's rule picks; that of a last checkpoint is empty, of others step100 or epoch3.
+STOPPED = "stop: retrain"
 REFERENCES = ("target", "retrain")
 TITLES = {"verbmem": "VerbMem", "knowmem": "KnowMem", "privleak": "PrivLeak", "perplexity": "Perplexity"}
-
-
-# Tables of earlier versions may lack columns. Those of scores and recovery without which a row still says something are then empty.
+# Tables of earlier versions may lack columns. Without one of these a row says nothing; others are left empty.
 NEEDED = {*CELL, "value", "status", "K", "K_low", "K_high", "R", "R_low", "R_high", "unlearned", "target"} - {"checkpoint", "step"}
 ANEW = "remove it and run the sweep again: it is made anew from what is cached"
-WRITTEN = {  # where the columns of the other tables stand
-    "masks": ("masks", "COLUMNS"),
-    "mechanism": ("mechanism_tables", "MECHANISM"),
-    "moved": ("mechanism_tables", "MOVED"),
-    "costs": ("costs", "COLUMNS"),
-    "prediction": ("predict", "PREDICTION"),
-    "prediction_fit": ("predict", "FIT"),
-    "schemes": ("schemes", "COLUMNS"),
-    "calibration_effect": ("calibration_effect", "COLUMNS"),
-}
 
 
 def frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:
@@ -126,11 +88,7 @@ def read(folder, names=("scores", "recovery")) -> dict[str, pd.DataFrame]:
 
 def whole(table: pd.DataFrame, name: str, path) -> pd.DataFrame:
     """A table that was read, with the columns that it lacks as empty ones; ValueError where it lacks one that is NEEDED."""
-    expected = {"scores": SCORES, "recovery": RECOVERY}.get(name, [])
-    if name in WRITTEN:
-        program, listed = WRITTEN[name]
-        expected = getattr(importlib.import_module(f"scripts.{program}"), listed)
-    lacking = [column for column in expected if column not in table]
+    lacking = [column for column in TABLES.get(name, ()) if column not in table]
     if lost := [column for column in lacking if column in NEEDED or column not in (*SCORES, *RECOVERY)]:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise ValueError(f"tables: {str(path)!r} has no column {', '.join(lost[:3])}{more}: another version wrote it; {ANEW}")

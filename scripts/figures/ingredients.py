@@ -4,7 +4,7 @@ The centre of a family (method, regularizer) is the cell from which most of its 
 row names what its cell changes. Steps and epochs are no ingredients: they follow from how fast a setting forgets.
 """
 
-from scripts.core import style, tables
+from scripts.core import columns, style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["scores", "recovery"]
@@ -44,7 +44,7 @@ def draw(tables_):
 
 def ingredients(table) -> list[str]:
     """Columns that hold ingredients: lr, precisions, and every axis that is not a length."""
-    own = [name for name in table.columns if name not in (*tables.RECOVERY, *LENGTHS)]
+    own = [name for name in table.columns if name not in (*columns.RECOVERY, *LENGTHS)]
     return ["lr", "weights", "moments", *own]
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.text import Text
 
-from scripts import calibration_effect, costs, mechanism_tables, predict
-from scripts.core import registry, tables
-from scripts.core.plan import LABELS
+from scripts.core import columns, registry, tables
+from scripts.core.columns import LABELS
 
 SCHEMES = ("full", "bnb_fp4", "rtn_int4_tensor")
 METRICS = (("verbmem_f", "verbmem", "forget"), ("knowmem_f", "knowmem", "forget"), ("knowmem_r", "knowmem", "retain"))
@@ -56,13 +55,13 @@ def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, sett
                             more = {"R": share, "R_low": share - 0.1, "R_high": share + 0.1, "K": 0.5}
                         back.append({k: v for k, v in row.items() if k not in ("value", "low", "high", "reason")} | more)
     return {
-        "scores": tables.frame(rows, tables.SCORES),
-        "recovery": tables.frame(back, tables.RECOVERY),
+        "scores": tables.frame(rows, columns.SCORES),
+        "recovery": tables.frame(back, columns.RECOVERY),
         "masks": pd.DataFrame(masked, columns=list(masks(label)[0])),
-        "calibration_effect": tables.frame(list(calibrated(back)), calibration_effect.COLUMNS),
-        "moved": pd.DataFrame(moved, columns=mechanism_tables.MOVED),
-        "mechanism": pd.DataFrame(weighed, columns=mechanism_tables.MECHANISM),
-        "costs": pd.DataFrame(spent, columns=costs.COLUMNS),
+        "calibration_effect": tables.frame(list(calibrated(back)), columns.CALIBRATION_EFFECT),
+        "moved": pd.DataFrame(moved, columns=columns.MOVED),
+        "mechanism": pd.DataFrame(weighed, columns=columns.MECHANISM),
+        "costs": pd.DataFrame(spent, columns=columns.COSTS),
         **predicted(back),
     }
 
@@ -103,8 +102,8 @@ def predicted(back):
         for metric, kind, _ in METRICS[:2]
         for split in ("method", "scheme")
     ]
-    fits = fits if known else [dict.fromkeys(predict.FIT, "") | {"reason": "too few cells"}]
-    return {"prediction": pd.DataFrame(rows, columns=predict.PREDICTION), "prediction_fit": pd.DataFrame(fits, columns=predict.FIT)}
+    fits = fits if known else [dict.fromkeys(columns.FIT, "") | {"reason": "too few cells"}]
+    return {"prediction": pd.DataFrame(rows, columns=columns.PREDICTION), "prediction_fit": pd.DataFrame(fits, columns=columns.FIT)}
 
 
 def calibrated(back):
@@ -164,9 +163,9 @@ MADE = {
     "all diverged": make(diverged=("npo", "ga")),
     "references diverged": make(diverged=("target", "retrain")),
     "nothing": {
-        "scores": tables.frame([], tables.SCORES),
-        "recovery": tables.frame([], tables.RECOVERY),
-        "calibration_effect": tables.frame([], calibration_effect.COLUMNS),
+        "scores": tables.frame([], columns.SCORES),
+        "recovery": tables.frame([], columns.RECOVERY),
+        "calibration_effect": tables.frame([], columns.CALIBRATION_EFFECT),
     },
 }
 MADE["nothing"] |= {name: MADE["no runs"][name] for name in ("masks", "moved", "mechanism", "prediction")}

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from scripts import alike
-from scripts.core import tables
+from scripts.core import columns, tables
 
 BASE = {"corpus": "c", "method": "npo", "regularizer": "gdr", "lr": "1e-5", "moments": "bf16", "checkpoint": "", "seed": "0"}
 
@@ -28,7 +28,7 @@ def sweep():
     scores += [row("fp32_long", "rtn", "ppl_f", None, status="diverged")]
     scores += [row(name, scheme, "knowmem_r", 50.0) for name in nats for scheme in ("full", "rtn")]
     back = [row("bf16", "rtn", "ppl_f", None, R=0.5, R_low=0.4, R_high=0.6)]
-    return tables.frame(scores, tables.SCORES), tables.frame(back, tables.RECOVERY)
+    return tables.frame(scores, columns.SCORES), tables.frame(back, columns.RECOVERY)
 
 
 def test_cells_are_kept_by_what_they_forgot_of_the_log_likelihood(sweep):

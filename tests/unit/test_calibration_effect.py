@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from scripts import calibration_effect, schemes
+from scripts.core import columns, grid, statistics, tables
 from scripts.core import config as configuration
-from scripts.core import grid, statistics, tables
 from scripts.core.storage import write_json
 
 MICRO = yaml.safe_load((Path(__file__).parents[1] / "workflow/micro.yaml").read_text())
@@ -46,7 +46,7 @@ def test_families_differ_in_the_set_alone():
 
 def test_difference_is_paired(made):
     config, results, scores = made
-    table = tables.frame(calibration_effect.compare(config, results), calibration_effect.COLUMNS)
+    table = tables.frame(calibration_effect.compare(config, results), columns.CALIBRATION_EFFECT)
     assert list(table.calibration) == ["generic", "forget"] and set(table.family) == {"q"} and set(table.base) == {"generic"}
     base, ours = table.iloc[0], table.iloc[1]
 

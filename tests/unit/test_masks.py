@@ -4,8 +4,8 @@ import copy
 import json
 
 from scripts import masks
+from scripts.core import columns, grid, storage, tables
 from scripts.core import config as configuration
-from scripts.core import grid, storage, tables
 from tests.unit.test_config import MICRO
 
 WEIGHTS = [("model.embed_tokens.weight", 2e-9, 0.0), ("model.layers.0.mlp.up_proj.weight", 0.25, 1.0)]
@@ -30,7 +30,7 @@ def test_the_table_holds_every_weight_and_what_is_missing(tmp_path):
     done = masks.main(["--sweep", str(tmp_path / "sweep.json"), "--results", str(tmp_path), "--out", str(tmp_path / "masks.csv")])
     assert done == 0
     table = tables.read(tmp_path, ["masks"])["masks"]
-    assert list(table.columns) == masks.COLUMNS and len(table) == len(WEIGHTS) + 1
+    assert list(table.columns) == columns.MASKS and len(table) == len(WEIGHTS) + 1
     present = table[table.status == "ok"]
     assert list(zip(present.weight, present.norm, present.trained, strict=True)) == WEIGHTS  # 2e-9 is not rounded to 0
     assert list(present.layer.fillna(-1)) == [-1, 0, 11, -1]

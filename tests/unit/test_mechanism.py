@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scripts import mechanism, mechanism_tables
-from scripts.core import quantization, registry, tables, update
-from scripts.core.plan import LABELS
+from scripts.core import columns, quantization, registry, tables, update
+from scripts.core.columns import LABELS
 from scripts.quantizers import _artifact, _formats, awq
 
 SCHEMES = {
@@ -264,7 +264,7 @@ def test_wrong_input_is_one_line(results, tmp_path, capsys):
 def test_tables_add_up(results, tmp_path):
     content = call(results, ["full", "tensor"], out=tmp_path / "mechanism.json")
     label = dict.fromkeys(LABELS, "x") | {"run": "people/run"}
-    made = tables.plain(mechanism_tables.rows(label, content), mechanism_tables.MECHANISM)
+    made = tables.plain(mechanism_tables.rows(label, content), columns.MECHANISM)
     assert len(made) == 2 * 8 + 1 and set(made.module) == {"all", "rest", *(n.split(".")[-1] for n in awq.READS)}
     whole = made[made.module == "all"].set_index("scheme")
     assert whole.loc["full", "kept"] == whole.loc["full", "projection"] == 1 and pd.isna(whole.loc["full", "code_changed"])

@@ -9,13 +9,13 @@ from docutils.core import publish_parts
 from jinja2 import Environment
 
 from scripts import pages
-from scripts.core import findings, style, tables
+from scripts.core import columns, findings, style, tables
 
 BASE = {"corpus": "c", "method": "npo", "regularizer": "gdr", "lr": "1e-5", "moments": "bf16", "checkpoint": "", "seed": 0}
 
 
 def frames(scores, back):
-    return tables.frame(scores, tables.SCORES), tables.frame(back, tables.RECOVERY)
+    return tables.frame(scores, columns.SCORES), tables.frame(back, columns.RECOVERY)
 
 
 def cell(weights, scheme, metric="verbmem_f", **more):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from scripts import paper_tables, recorded
-from scripts.core import published, tables
+from scripts.core import columns, published, tables
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "reference" / "golden"
 BASE = {"corpus": "books", "regularizer": "klr", "lr": "1e-5", "weights": "bf16", "moments": "bf16", "setting": "s", "seed": 0}
@@ -23,7 +23,7 @@ def score(method, scheme, metric, value, **more):
 
 
 def frames(scores, recovery=()):
-    return {"scores": tables.frame(scores, tables.SCORES), "recovery": tables.frame(list(recovery), tables.RECOVERY)}
+    return {"scores": tables.frame(scores, columns.SCORES), "recovery": tables.frame(list(recovery), columns.RECOVERY)}
 
 
 def test_published_file_is_whole():

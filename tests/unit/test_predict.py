@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts import mechanism_tables, predict
-from scripts.core import tables
-from scripts.core.plan import LABELS
+from scripts import predict
+from scripts.core import columns, tables
+from scripts.core.columns import LABELS
 
 
 def sweep(recovered, methods=("ga", "npo"), settings=6, schemes=("full", "a", "b", "c"), gradient=True):
@@ -23,7 +23,7 @@ def sweep(recovered, methods=("ga", "npo"), settings=6, schemes=("full", "a", "b
                 back.append(cell | {"R": value, "R_low": value - 0.1, "R_high": value + 0.1})
                 facts = {"module": "all", "status": "ok", "kept": kept, "noise_ratio": 0.1}
                 weights.append(label | facts | {"scheme": scheme, "first_order": kept if gradient else None})
-    return tables.frame(back, tables.RECOVERY), pd.DataFrame(weights)
+    return tables.frame(back, columns.RECOVERY), pd.DataFrame(weights)
 
 
 def fits(made):
@@ -69,7 +69,7 @@ def test_cells_without_a_usable_recovery_are_counted_and_too_few_are_said(tmp_pa
     assert found["method", "weights"]["cells"] == 34 and found["method", "weights"]["unused"] == 2
     assert found["method", "gradient"]["reason"] == "no gradient: mechanism.gradient is off"
     tables.write(recovery.head(8), tmp_path / "recovery.csv")
-    tables.write(mechanism.reindex(columns=mechanism_tables.MECHANISM), tmp_path / "mechanism.csv")
+    tables.write(mechanism.reindex(columns=columns.MECHANISM), tmp_path / "mechanism.csv")
     assert predict.main(["--tables", str(tmp_path)]) == 0
     assert "it takes 20" in capsys.readouterr().out
     read = tables.read(tmp_path, ["prediction", "prediction_fit"])

@@ -14,6 +14,7 @@ from snakemake.logging import logger
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 from scripts.core import calibration
+from scripts.core import columns
 from scripts.core import registry
 from scripts.core import config as configuration
 from scripts.core import given
@@ -85,21 +86,9 @@ RANKS = " ".join(
     for option, name in {"gpus": "processes", "nodes": "hosts", "zero": "zero", "offload": "offload", "gpu-gb": "gpu_gb"}.items()
 )
 FIGURES = config["figures"] or list(registry.names("figures"))
-# Tables that figures read, by the names in their TABLES; a new one is a rule that writes <results>/<name>.csv and a name here.
 PAPER_TABLES = ("precisions", "calibrated", "sure", "retained")
-TABLE_NAMES = (
-    "scores",
-    "recovery",
-    "masks",
-    "mechanism",
-    "moved",
-    "costs",
-    "prediction",
-    "prediction_fit",
-    "schemes",
-    "calibration_effect",
-)
-TABLES = {name: f"{RESULTS}/{name}.csv" for name in TABLE_NAMES}
+# Tables that figures read, by the names in their TABLES; a new one is a rule that writes <results>/<name>.csv, and its columns.
+TABLES = {name: f"{RESULTS}/{name}.csv" for name in columns.TABLES}
 rules_output = {
     "scores": [f"{RESULTS}/{name}" for name in ("scores.parquet", "scores.csv", "recovery.csv", "schemes.csv")],
     "figures": [f"{RESULTS}/figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "pdf")],
