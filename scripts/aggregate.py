@@ -18,93 +18,90 @@ from pathlib import Path
 import numpy as np
 
 from scripts.core import columns, process, recovery, scored, selection, statistics, sweep, tables
+from scripts.core.scored import Score
 from scripts.core.storage import read_json
 
 
-def add_privleak(loaded: list[dict]) -> None:
+def add_privleak(scores: list[Score]) -> None:
     """Fill in PrivLeak, in place: it needs the retrain run's own file (same corpus, full precision, same texts)."""
-    reference = {
-        (cell["row"]["corpus"], cell["row"]["metric"]): cell
-        for cell in loaded
-        if cell["row"]["method"] == "retrain" and cell["row"]["scheme"] == "full"
+    retrain = {
+        (score.row["corpus"], score.row["metric"]): score
+        for score in scores
+        if score.row["method"] == "retrain" and score.row["scheme"] == "full"
     }
-    cached = {
-        key: (statistics.auc(*cell["texts"]), statistics.auc_replicates(*cell["texts"], cell["units"]))
-        for key, cell in reference.items()
-        if cell["texts"]
+    known = {
+        key: (statistics.auc(*score.texts), statistics.auc_replicates(*score.texts, score.units))
+        for key, score in retrain.items()
+        if score.texts
     }
-    for cell in loaded:
-        row = cell["row"]
-        if row["kind"] != "privleak" or not cell["texts"]:
+    for score in scores:
+        row, texts = score.row, score.texts
+        if row["kind"] != "privleak" or not texts:
             continue
         key = row["corpus"], row["metric"]
-        if key not in cached:
-            retrain = reference.get(key)
-            row |= scored.state(
-                "missing",
-                "PrivLeak needs the retrain run at full precision: " + (retrain["row"]["reason"] if retrain else "not there"),
-            )
+        if key not in known:
+            reason = retrain[key].row["reason"] if key in retrain else "not there"
+            row |= scored.state("missing", f"PrivLeak needs the retrain run at full precision: {reason}")
             continue
-        ours, theirs = cell["texts"], reference[key]["texts"]
-        if [len(part) for part in ours] != [len(part) for part in theirs] or cell["units"] != reference[key]["units"]:
+        theirs = retrain[key]
+        if [len(part) for part in texts] != [len(part) for part in theirs.texts] or score.units != theirs.units:
             row |= scored.state("missing", "PrivLeak: the retrain run was scored on other texts")
             continue
-        bottom, bottom_replicates = cached[key]
-        top, top_replicates = statistics.auc(*ours), statistics.auc_replicates(*ours, cell["units"])
-        value, low, high, reason = statistics.ratio(top, bottom, top_replicates, bottom_replicates, "AUC(retrain)")
+        bottom, bottom_replicates = known[key]
+        top, top_replicates = statistics.auc(*texts), statistics.auc_replicates(*texts, score.units)
+        value, _, _, reason = statistics.ratio(top, bottom, top_replicates, bottom_replicates, "AUC(retrain)")
         if value is None:
             row |= scored.state("not finite", reason)
             continue
         usable = np.where(bottom_replicates > statistics.EPS, bottom_replicates, np.nan)
-        cell |= {"value": value - 1, "replicates": top_replicates / usable - 1}
-        row["value"] = 100 * cell["value"]
+        score.value, score.replicates = value - 1, top_replicates / usable - 1
+        row["value"] = 100 * score.value
 
 
-def fill_interval(cell: dict, seeds: bool = False) -> None:
-    """Write a cell's interval into its row, and what was drawn for it."""
-    if cell["replicates"] is not None:
-        low, high = (scored.shown(cell["row"], bound) for bound in statistics.interval(cell["replicates"]))
-        name = "seeds, then " * seeds + ("units" if cell["units"] else "samples")
-        cell["row"] |= {"low": low, "high": high, "interval": name}
+def fill_interval(score: Score) -> None:
+    """Write a score's interval into its row, and what was drawn for it."""
+    if score.replicates is not None:
+        low, high = (scored.shown(score.row, bound) for bound in statistics.interval(score.replicates))
+        drawn = "seeds, then " * (len(score.seeds) > 1) + ("units" if score.units else "samples")
+        score.row |= {"low": low, "high": high, "interval": drawn}
 
 
-def pooled(loaded: list[dict]) -> list[dict]:
-    """One more cell per group of several seeds: the mean over those that have a value; the reason names those that have none."""
+def pooled(scores: list[Score]) -> list[Score]:
+    """One more score per group of several seeds: the mean over those that have a value; the reason names those that have none."""
     groups = defaultdict(list)
-    for cell in loaded:
-        groups[tuple(cell["row"][name] for name in (*tables.GROUP, "scheme", "metric"))].append(cell)
+    for score in scores:
+        groups[tuple(score.row[name] for name in (*tables.GROUP, "scheme", "metric"))].append(score)
     return [merge(group) for group in groups.values() if len(group) > 1]
 
 
-def merge(group: list[dict]) -> dict:
-    """The pooled cell of a group of seeds."""
-    usable = [cell for cell in group if cell["value"] is not None]
-    absent = [f"seed {cell['row']['seed']}: {cell['row']['reason']}" for cell in group if cell["value"] is None]
-    first = group[0]["row"]
+def merge(group: list[Score]) -> Score:
+    """The pooled score of a group of seeds."""
+    usable = [score for score in group if score.value is not None]
+    absent = [f"seed {score.row['seed']}: {score.row['reason']}" for score in group if score.value is None]
+    first = group[0].row
     row = first | {"seed": tables.POOLED, "run": selection.base(first).rsplit("/", 1)[0] + "/all"}
-    row["step"] = first["step"] if len({cell["row"]["step"] for cell in group}) == 1 else None
-    row |= {"value": None, "low": None, "high": None, "n": None, "interval": "", "reason": "; ".join(absent)}
-    row["seeds"] = len(usable)
-    row["split"] = next((cell["row"]["split"] for cell in group if cell["row"]["split"]), "")
-    cell = {"row": row, "value": None, "replicates": None, "texts": None, "units": None, "seeds": usable}
+    row["step"] = first["step"] if len({score.row["step"] for score in group}) == 1 else None
+    row |= {**dict.fromkeys(("value", "low", "high", "n")), "interval": "", "reason": "; ".join(absent), "seeds": len(usable)}
+    row["split"] = next((score.row["split"] for score in group if score.row["split"]), "")
     if not usable:
-        states = {cell["row"]["status"] for cell in group}
+        states = {score.row["status"] for score in group}
         row["status"] = states.pop() if len(states) == 1 else "missing"
-        return cell
-    bits = [cell["row"].get("bits_per_weight") for cell in usable]
-    cell["value"] = float(np.mean([cell["value"] for cell in usable]))
-    row |= {"status": "ok", "value": scored.shown(row, cell["value"]), "n": usable[0]["row"]["n"]}
+        return Score(row)
+    bits = [score.row.get("bits_per_weight") for score in usable]
+    mean = Score(row, float(np.mean([score.value for score in usable])), seeds=usable)
+    row |= {"status": "ok", "value": scored.shown(row, mean.value), "n": usable[0].row["n"]}
     row["bits_per_weight"] = float(np.mean(bits)) if all(isinstance(b, int | float) for b in bits) else None
-    if len({cell["row"]["n"] for cell in usable}) > 1:
+    if len({score.row["n"] for score in usable}) > 1:
         row["reason"] = "; ".join([*absent, "no interval: seeds have different numbers of samples"])
-    elif any(cell["units"] != usable[0]["units"] for cell in usable):
+    elif any(score.units != usable[0].units for score in usable):
         row["reason"] = "; ".join([*absent, "no interval: seeds have different units"])
-    elif all(cell["replicates"] is not None for cell in usable):
-        many, cell["units"] = len(usable) > 1, usable[0]["units"]
-        row |= {"units": usable[0]["row"]["units"]} if cell["units"] else {}
-        cell["replicates"] = statistics.pool([c["replicates"] for c in usable]) if many else usable[0]["replicates"]
-        fill_interval(cell, many)
-    return cell
+    elif all(score.replicates is not None for score in usable):
+        mean.units = usable[0].units
+        row |= {"units": usable[0].row["units"]} if mean.units else {}
+        several = len(usable) > 1
+        mean.replicates = statistics.pool([score.replicates for score in usable]) if several else usable[0].replicates
+        fill_interval(mean)
+    return mean
 
 
 def aggregate(cells: list[dict], results, stop: str | None = None) -> dict:
@@ -118,14 +115,14 @@ def aggregate(cells: list[dict], results, stop: str | None = None) -> dict:
         for name in ("run", "corpus", "method", "scheme", "metric", "kind"):
             if not isinstance(cell.get(name), str):
                 raise ValueError(f"cells[{number}].{name}: {cell.get(name)!r} is not allowed; allowed: a text")
-    loaded = [scored.load(cell, results) for cell in cells]
-    add_privleak(loaded)
-    for cell in loaded:
-        fill_interval(cell)
-    loaded += selection.stopped(loaded, stop) if stop else []
-    loaded += pooled(loaded)
-    rows = [cell["row"] for cell in loaded]
-    return {"scores": tables.frame(rows, columns.SCORES), "recovery": tables.frame(recovery.rows(loaded), columns.RECOVERY)}
+    scores = [scored.load(cell, results) for cell in cells]
+    add_privleak(scores)
+    for score in scores:
+        fill_interval(score)
+    scores += selection.stopped(scores, stop) if stop else []
+    scores += pooled(scores)
+    rows = [score.row for score in scores]
+    return {"scores": tables.frame(rows, columns.SCORES), "recovery": tables.frame(recovery.rows(scores), columns.RECOVERY)}
 
 
 def sweep_cells(config: dict) -> list[dict]:

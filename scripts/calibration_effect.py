@@ -14,6 +14,7 @@ import numpy as np
 
 from scripts import aggregate
 from scripts.core import columns, process, recovery, scored, statistics, sweep, tables
+from scripts.core.scored import Score
 
 BASE = "generic"
 
@@ -36,9 +37,9 @@ def compare(config: dict, results) -> list[dict]:
         return []
     cells = [cell for cell in aggregate.sweep_cells(config) if cell["scheme"] in wanted | {"full"}]
     cells = [cell for cell in cells if recovery.tells_recovery(cell)]
-    loaded = [scored.load(cell, Path(results)) for cell in cells]
-    loaded += aggregate.pooled(loaded)
-    parts = {(p[0]["row"]["run"], p[0]["row"]["scheme"], p[0]["row"]["metric"]): p for p in recovery.matched(loaded)}
+    scores = [scored.load(cell, Path(results)) for cell in cells]
+    scores += aggregate.pooled(scores)
+    parts = {tuple(p[0].row[name] for name in ("run", "scheme", "metric")): p for p in recovery.matched(scores)}
     rows = []
     for run, metric in dict.fromkeys((run, metric) for run, _, metric in parts):
         for sets in groups:
@@ -62,16 +63,16 @@ def difference(ours: tuple, base: tuple, same: bool) -> dict:
         row = recovery.row_of(*parts)
         if row.get("R") is None:
             return {"D_reason": f"{row['scheme']}: {row['R_reason']}"}
-    if reason := recovery.lacking((ours[0]["row"]["scheme"], ours[0]), (base[0]["row"]["scheme"], base[0])):
+    if reason := recovery.lacking(*((parts[0].row["scheme"], parts[0]) for parts in (ours, base))):
         return {"D_reason": reason}
     (value, draws), (value_base, draws_base) = share(*ours), share(*base)
     low, high = statistics.interval(draws - draws_base)
     return {"D": value - value_base, "D_low": low, "D_high": high}
 
 
-def share(cell: dict, full: dict, target: dict) -> tuple[float, np.ndarray]:
+def share(score: Score, full: Score, target: Score) -> tuple[float, np.ndarray]:
     """R and its replicates; NaN where the denominator is not positive."""
-    above, below, above_replicates, below_replicates = recovery.gains(cell, full, target)
+    above, below, above_replicates, below_replicates = recovery.gains(score, full, target)
     return above / below, above_replicates / np.where(below_replicates > statistics.EPS, below_replicates, np.nan)
 
 

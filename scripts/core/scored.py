@@ -1,10 +1,11 @@
-"""One cell's score as its metric file has it: the value, its bootstrap replicates, and the row that says what it is.
+"""A cell's score as its metric file has it: the value, its bootstrap replicates, and the row that says what it is.
 
 A cell without a score keeps its row: the value is empty, and `status` and `reason` say why.
 """
 
 import json
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,59 +17,75 @@ SCORE_KEYS = ("score", "rougeL", "acc", "nll", "entropy")  # where a sample has 
 PRIVLEAK_SCORE = "Min-40%"
 
 
-def load(cell: dict, results: Path) -> dict:
-    """One cell's score: {"row": table row, "value", "replicates": (resamples,), "texts", "units"}, None where there is none.
+@dataclass
+class Score:
+    """A cell's row of the table, and what intervals and ratios are formed of; None where there is no such thing.
 
-    `value` and its replicates are in the unit in which scores are averaged and compared: 0…1, or nats per token of a perplexity.
-    `units` are those that were drawn (people, articles; of PrivLeak a pair of lists), None where samples were.
+    value and its replicates, (resamples,): in the unit in which scores are averaged and compared, 0…1, or nats per token of a
+    perplexity. units: those that were drawn (people, articles; of PrivLeak a pair of lists), None where samples were drawn. texts:
+    PrivLeak's scores of (forget, holdout) texts. seeds: the scores of which a pooled one is the mean.
     """
+
+    row: dict
+    value: float | None = None
+    replicates: np.ndarray | None = None
+    units: list | tuple | None = None
+    texts: tuple | None = None
+    seeds: list = field(default_factory=list)
+
+
+def load(cell: dict, results: Path) -> Score:
+    """The score of a planned cell (run, scheme, metric, kind and what else names it), from its metric file below `results`."""
     row = {name: cell.get(name, "") for name in columns.CELL[:-1]} | {"step": reached(results / cell["run"])}
     row |= {axis_column(name): flat(value) for name, value in (cell.get("axes") or {}).items()}
-    row |= {
-        "split": cell.get("split") or split(cell, {}),
-        "value": None,
-        "low": None,
-        "high": None,
-        "n": None,
+    row |= dict.fromkeys(("value", "low", "high", "n")) | {
         "interval": "",
         "seeds": 1,
+        "split": cell.get("split") or split(cell, {}),
     }
-    found = {"row": row, "value": None, "replicates": None, "texts": None, "units": None}
     path = results / cell["run"] / "eval" / cell["scheme"] / f"{cell['metric']}.json"
     if not path.exists():
-        return found | {
-            "row": row | state("missing", unfinished(results, cell["run"], cell["scheme"]) or f"no {path.relative_to(results)}")
-        }
+        reason = unfinished(results, cell["run"], cell["scheme"]) or f"no {path.relative_to(results)}"
+        return Score(row | state("missing", reason))
     try:
         content = read_json(path)
     except ValueError as error:
-        return found | {"row": row | state("missing", str(error))}
+        return Score(row | state("missing", str(error)))
     row |= {"bits_per_weight": recorded(content, "bits_per_weight"), "split": cell.get("split") or split(cell, content)}
     if content.get("status", "ok") != "ok":
-        return found | {"row": row | state(content["status"], content.get("reason") or divergence(results / cell["run"]))}
+        return Score(row | state(content["status"], content.get("reason") or divergence(results / cell["run"])))
+    return of_passages(row, content) if cell["kind"] == "privleak" else of_samples(row, content)
+
+
+def of_passages(row: dict, content: dict) -> Score:
+    """PrivLeak as far as one file tells it: the texts' scores; its value takes those of the retrain model, too."""
+    texts = passages(content)
+    if texts is None:
+        return Score(row | state("not finite", f"no finite {PRIVLEAK_SCORE} scores of forget and holdout texts"))
+    units = passage_units(content, texts)
+    row |= state("ok", "") | {"n": len(texts[0])} | ({"units": len(set(units[0]))} if units else {})
+    return Score(row, texts=texts, units=units)
+
+
+def of_samples(row: dict, content: dict) -> Score:
+    """A score that is the mean of its samples, with its replicates; without these where the file's samples give another mean."""
     value = content.get("value")
-    if cell["kind"] == "privleak":
-        texts = passages(content)
-        if texts is None:
-            return found | {"row": row | state("not finite", f"no finite {PRIVLEAK_SCORE} scores of forget and holdout texts")}
-        units = passage_units(content, texts)
-        row |= state("ok", "") | {"n": len(texts[0])} | ({"units": len(set(units[0]))} if units else {})
-        return found | {"row": row, "texts": texts, "units": units}
     if not isinstance(value, int | float) or not math.isfinite(value):
-        return found | {"row": row | state("not finite", f"value is {value}")}
+        return Score(row | state("not finite", f"value is {value}"))
     row |= state("ok", "") | {"value": value, "n": content.get("n")}
-    found["value"] = math.log(value) if cell["kind"] == "perplexity" else value / 100
+    score = Score(row, math.log(value) if row["kind"] == "perplexity" else value / 100)
     scores, weights, units = per_sample(content)
     if scores is None or not np.isclose(shown(row, np.average(scores, weights=weights)), value, atol=1e-6):
         row["reason"] = "no interval: the value is not the mean of its samples"
-        return found
+        return score
     row["n"] = len(content["samples"])
     drawn = list(dict.fromkeys(units)) if units else None
     row |= {"units": len(drawn)} if drawn else {}
     if len(drawn or scores) < 2:
         row["reason"] = f"no interval: one {'unit' if drawn else 'sample'}"
-        return found
-    return found | {"replicates": statistics.mean_replicates(scores, weights, units), "units": drawn}
+        return score
+    score.replicates, score.units = statistics.mean_replicates(scores, weights, units), drawn
+    return score
 
 
 def shown(row: dict, mean: float) -> float:

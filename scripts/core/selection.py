@@ -6,26 +6,28 @@ stand in the tables once more, with `checkpoint` "stop: retrain", so that they a
 """
 
 from collections import defaultdict
+from dataclasses import replace
 
 from scripts.core import tables
+from scripts.core.scored import Score, state
 
 
-def stopped(loaded: list[dict], metric: str) -> list[dict]:
-    """Copies of the cells (as scripts.aggregate loads them) of the picked checkpoints; without a value where none qualifies.
+def stopped(scores: list[Score], metric: str) -> list[Score]:
+    """Copies of the scores of the picked checkpoints; without a value where none qualifies.
 
     metric: name of the forget score that decides, e.g. verbmem_f; lower is more forgotten.
     """
     runs, retrain = defaultdict(lambda: defaultdict(list)), {}
-    for cell in loaded:
-        row = cell["row"]
+    for score in scores:
+        row = score.row
         if row["method"] == "retrain" and row["scheme"] == "full" and row["metric"] == metric:
-            retrain.setdefault(row["corpus"], cell)
+            retrain.setdefault(row["corpus"], score)
         if row["method"] not in tables.REFERENCES:
-            runs[base(row)][row["checkpoint"]].append(cell)
+            runs[base(row)][row["checkpoint"]].append(score)
     found = []
     for points in runs.values():
         if set(points) != {""}:
-            found += picked(points, retrain.get(next(iter(points.values()))[0]["row"]["corpus"]), metric)
+            found += picked(points, retrain.get(next(iter(points.values()))[0].row["corpus"]), metric)
     return found
 
 
@@ -39,22 +41,20 @@ def order(name: str) -> float:
     return int(name.removeprefix("step").removeprefix("epoch")) if name else float("inf")
 
 
-def picked(points: dict, retrain: dict | None, metric: str) -> list[dict]:
-    """Cells of the first checkpoint at or below the retrain model's score."""
+def picked(points: dict[str, list[Score]], retrain: Score | None, metric: str) -> list[Score]:
+    """Scores of the first checkpoint at or below the retrain model's score."""
     last = points[""]
-    if retrain is None or retrain["value"] is None:
-        return [unpicked(cell, f"{metric} of the retrain model at full precision is not there") for cell in last]
+    if retrain is None or retrain.value is None:
+        return [unpicked(score, f"{metric} of the retrain model at full precision is not there") for score in last]
     for name in sorted(points, key=order):
-        for cell in points[name]:
-            row = cell["row"]
-            if row["scheme"] == "full" and row["metric"] == metric and cell["value"] is not None:
-                if cell["value"] <= retrain["value"]:
-                    return [one | {"row": one["row"] | {"checkpoint": tables.STOPPED}} for one in points[name]]
-    return [unpicked(cell, f"no checkpoint's {metric} is at or below the retrain model's") for cell in last]
+        for score in points[name]:
+            decides = score.row["scheme"] == "full" and score.row["metric"] == metric and score.value is not None
+            if decides and score.value <= retrain.value:
+                return [replace(one, row=one.row | {"checkpoint": tables.STOPPED}) for one in points[name]]
+    return [unpicked(score, f"no checkpoint's {metric} is at or below the retrain model's") for score in last]
 
 
-def unpicked(cell: dict, reason: str) -> dict:
-    """A cell without a value that says why."""
-    row = cell["row"] | {"checkpoint": tables.STOPPED, "step": None, "value": None, "low": None, "high": None, "n": None}
-    row |= {"interval": "", "status": "missing", "reason": reason}
-    return cell | {"row": row, "value": None, "replicates": None, "scores": None, "texts": None}
+def unpicked(score: Score, reason: str) -> Score:
+    """A score without a value that says why."""
+    empty = {"checkpoint": tables.STOPPED, "interval": "", **dict.fromkeys(("step", "value", "low", "high", "n"))}
+    return Score(score.row | empty | state("missing", reason))
