@@ -6,7 +6,6 @@ run.json, outcome.json), before the run's own outcome.json says that all is done
 the training diverged says so, too.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -48,10 +47,7 @@ class Points:
         folder = self.out / f".{name}"
         shutil.rmtree(folder, ignore_errors=True)
         runs.finish(folder, self.provenance, write, step, "done", self.target, **record)
-        for path in folder.rglob("*"):  # as a resumable state: what is noted as whole must outlive the machine going down
-            if path.is_file():
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
+        storage.sync(folder)  # before it is noted as whole
         storage.write_json(folder / NOTE, {"digest": self.digest})
 
     def publish(self, status: str, step: int) -> None:

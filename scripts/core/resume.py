@@ -67,10 +67,7 @@ class ResumeStore:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final)) from error
                 raise
             storage.write_json(folder / "resume.json", {**notes, "digest": self.digest, "step": step})
-            # A rename can outlive the data it names when the machine itself goes down.
-            for path in (path for path in folder.rglob("*") if path.is_file()):
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
+            storage.sync(folder)
         for old in self.folder.glob("step-*"):
             if old != final:
                 shutil.rmtree(old, ignore_errors=True)

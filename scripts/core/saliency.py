@@ -48,17 +48,15 @@ class Mask:
 
     def save(self, run) -> None:
         """Write <run>/mask.json, and for rows <run>/mask.safetensors with the norms of all rows (float32)."""
-        Path(run).mkdir(parents=True, exist_ok=True)
         content = {"kind": self.kind, "percentile": self.percentile, "threshold": self.threshold, "weights": []}
         for name, norms in self.norms.items():
             share = self.trained(name).double().mean().item()
             content["weights"].append({"name": name, "norm": norms.double().norm().item(), "trained": share})
         if self.kind != "module":
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
-            partial = Path(run) / ".mask.safetensors.partial"
-            save_file({name: norms.cpu().contiguous() for name, norms in self.norms.items()}, partial)
-            partial.replace(Path(run) / "mask.safetensors")
+            with storage.whole_file(Path(run) / "mask.safetensors") as file:
+                file.write(save({name: norms.cpu().contiguous() for name, norms in self.norms.items()}))
         storage.write_json(Path(run) / "mask.json", content)
 
 

@@ -63,6 +63,14 @@ def write_json(path, content) -> None:
     write_text(path, dumps(content))
 
 
+def sync(folder) -> None:
+    """Have all files below a folder on the disk: a rename can outlive the data that it names when the machine itself goes down."""
+    for path in Path(folder).rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
 def partial_folder(path) -> Path:
     """The sibling in which a folder is written before it gets its name."""
     return Path(path).with_name(f".{Path(path).name}.partial")

@@ -5,17 +5,15 @@ the text's width; 3.4 in: a column). Colours are those of Okabe and Ito (Color U
 repeat what colours say.
 """
 
-import os
 import textwrap
 from pathlib import Path
 
 import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-matplotlib.use("Agg")
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.lines import Line2D  # noqa: E402
+from scripts.core.storage import whole_file
 
 COLUMN, TEXT = 3.4, 7.0  # inches
 SMALL, NORMAL = 6.0, 7.0  # points
@@ -113,12 +111,7 @@ def save(made: Figure, prefix) -> list[Path]:
     written = []
     for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
         path = Path(f"{prefix}.{kind}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            made.savefig(partial, format=kind, metadata=metadata)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            made.savefig(file, format=kind, metadata=metadata)
         written.append(path)
     return written

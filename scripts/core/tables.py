@@ -5,12 +5,12 @@ lie beside them, each written by a rule of its own (scripts/core/columns.py list
 tables alone, so they need neither torch nor a checkpoint.
 """
 
-import os
 from pathlib import Path
 
 import pandas as pd
 
 from scripts.core.columns import CELL, GROUP, RECOVERY, SCORES, TABLES
+from scripts.core.storage import whole_file
 
 NUMBERS = ["value", "low", "high", "n", "seeds", "bits_per_weight", "K", "K_low", "K_high", "R", "R_low", "R_high"]
 NUMBERS += ["unlearned", "unlearned_full", "target", "D", "D_low", "D_high", "step", "units"]
@@ -50,18 +50,12 @@ def text(value) -> str:
 
 def write(table: pd.DataFrame, path, decimals: int | None = 6) -> None:
     """Write a .csv or .parquet file atomically; six decimals, so that equal results are equal bytes (None: all there are)."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     rounded = table if decimals is None else table.round(decimals)
-    try:
-        if path.suffix == ".parquet":
-            rounded.to_parquet(partial, index=False)
+    with whole_file(path) as file:
+        if Path(path).suffix == ".parquet":
+            rounded.to_parquet(file, index=False)
         else:
-            rounded.to_csv(partial, index=False)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+            rounded.to_csv(file, index=False)
 
 
 def read(folder, names=("scores", "recovery")) -> dict[str, pd.DataFrame]:
