@@ -31,8 +31,10 @@ def columns(shape: dict | None) -> dict[str, int]:
     return {name: width for name, width in found.items() if width}
 
 
-def check_group(group: int, shape: dict | None, key: str = "group") -> None:
-    """Raise ValueError when a group of columns does not divide the columns of a layer of this shape."""
+def check_group(group: int | None, shape: dict | None, key: str = "group") -> None:
+    """Raise ValueError when a group of columns does not divide the columns of a layer of this shape; None is a whole row."""
+    if group is None:
+        return
     for name, width in columns(shape).items():
         if width % group:
             divisors = [g for g in (16, 32, 64, 128, 256) if width % g == 0] or [width]

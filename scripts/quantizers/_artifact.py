@@ -40,8 +40,8 @@ def description(artifact) -> dict:
 def load(checkpoint, artifact, device, dequantize):
     """The checkpoint's model with the artifact's weights, in eval mode.
 
-    `dequantize(parts, content, layer)` → fp32 (rows, columns), where parts are a layer's tensors and content is
-    quantization.json. Raises ValueError when a quantized layer of the model is not in the artifact.
+    `dequantize(parts)` → fp32 (rows, columns), where parts are a layer's tensors. Raises ValueError when a quantized layer of the
+    model is not in the artifact.
     """
     from scripts.core import quantization
 
@@ -58,7 +58,7 @@ def load(checkpoint, artifact, device, dequantize):
     for name, parts in stored.items():
         if name in layers:
             target = layers[name].weight
-            target.data.copy_(dequantize({k: v.to(target.device) for k, v in parts.items()}, content, name))
+            target.data.copy_(dequantize({k: v.to(target.device) for k, v in parts.items()}))
         for part in ("weight", "bias"):
             if part in parts and f"{name}.{part}" in parameters:
                 parameters[f"{name}.{part}"].data.copy_(parts[part])

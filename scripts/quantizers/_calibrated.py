@@ -1,4 +1,6 @@
-"""Parameters of every scheme that looks at text while it chooses its scales."""
+"""Parameters of every scheme that looks at text while it chooses its scales, and their check."""
+
+from scripts.core import calibration, quantization
 
 PARAMETERS = {
     "calibration": {
@@ -16,3 +18,9 @@ PARAMETERS = {
         "description": "a text file for calibration: generic; null is the sample in scripts/data",
     },
 }
+
+
+def check(scheme: dict, model_shape: dict | None = None) -> None:
+    """ValueError for a group that does not divide a layer, and for a calibration set that can't be had."""
+    quantization.check_group(scheme["group"], model_shape)
+    calibration.check(scheme)

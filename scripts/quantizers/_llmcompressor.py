@@ -1,8 +1,10 @@
-"""llm-compressor's one-shot quantization, shared by its two schemes; runs in the environment `llmcompressor`."""
+"""llm-compressor's one-shot quantization and the reading of what it writes, shared by its two schemes."""
+
+from scripts.quantizers import _artifact
 
 
 def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: str, gptq: bool) -> None:
-    """Write a compressed-tensors checkpoint (pack-quantized) into `out`.
+    """Write a compressed-tensors checkpoint (pack-quantized) into `out`; runs in the environment `llmcompressor`.
 
     gptq: whether to make up for rounding errors (GPTQModifier) or only round (QuantizationModifier, no calibration).
     """
@@ -28,3 +30,17 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
         oneshot(model=model, recipe=QuantizationModifier(**common))
     with torch.no_grad():
         model.save_pretrained(str(out), save_compressed=True)
+
+
+def load(checkpoint, scheme: dict, device, artifact=None):
+    """The dequantized model in eval mode; runs in the main environment."""
+    from scripts.quantizers import _formats
+
+    return _artifact.load(checkpoint, artifact, device, lambda parts: _formats.pack_quantized(parts, scheme["bits"]))
+
+
+def stored(parts: dict, scheme: dict):
+    """(values, codes, edge) of one stored matrix, see docs/mechanism.md."""
+    from scripts.quantizers import _formats
+
+    return _formats.stored(_formats.pack_quantized(parts, scheme["bits"]), parts, scheme["bits"])

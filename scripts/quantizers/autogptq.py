@@ -4,21 +4,15 @@ It is archived and quantizes on CUDA only; it is here to compare its results wit
 Formulas: see gptq.
 """
 
+from scripts.quantizers import gptq
+
 SHARES = ("_gptq", "_calibrated")
 ENVIRONMENT = "autogptq"
 ARTIFACT = True
 HARDWARE = ["cuda"]
 SERVED = True
 SOURCE = "auto-gptq 0.7.1 with transformers 4.46.3"
-
-
-def check(scheme: dict, model_shape: dict | None = None) -> None:
-    """ValueError for a group that does not divide a layer, and for a calibration set that can't be had."""
-    from scripts.core import calibration, quantization
-
-    if scheme["group"] is not None:
-        quantization.check_group(scheme["group"], model_shape)
-    calibration.check(scheme)
+check, load, stored, describe = gptq.check, gptq.load, gptq.stored, gptq.describe
 
 
 def prepare() -> None:
@@ -42,24 +36,3 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
     model = AutoGPTQForCausalLM.from_pretrained(str(checkpoint), settings)
     model.quantize(examples)
     model.save_quantized(str(out), use_safetensors=True)
-
-
-def load(checkpoint, scheme: dict, device, artifact=None):
-    """The dequantized model in eval mode; runs in the main environment."""
-    from scripts.quantizers import gptq
-
-    return gptq.load(checkpoint, scheme, device, artifact)
-
-
-def stored(parts: dict, scheme: dict):
-    """(values, codes, edge) of one stored matrix, see docs/mechanism.md."""
-    from scripts.quantizers import gptq
-
-    return gptq.stored(parts, scheme)
-
-
-def describe(model, scheme: dict) -> dict:
-    """{"bits_per_weight", "bytes", "bytes_on_disk", "quantized", "left_alone"}."""
-    from scripts.quantizers import _artifact
-
-    return _artifact.describe(model, scheme)

@@ -14,6 +14,8 @@ With the Gram matrix G = X·Xᵀ of each input, ‖D·X‖² = tr(D·G·Dᵀ) ex
 rtn with groups, asymmetric, with scales rounded to fp16 as they are stored. Inputs are those of the unquantized model.
 """
 
+from scripts.quantizers import _artifact, _calibrated
+
 SHARES = ("_calibrated",)
 PARAMETERS = {
     "bits": {"type": "integer", "enum": [2, 3, 4, 8], "default": 4, "description": "bits per code"},
@@ -25,6 +27,7 @@ ARTIFACT = True
 HARDWARE = ["cpu", "cuda"]
 SERVED = True
 SOURCE = "this file"
+check, describe = _calibrated.check, _artifact.describe
 GRID = 20
 CLIPS = 10
 READS = {  # layer: the layer whose input it shares
@@ -37,14 +40,6 @@ READS = {  # layer: the layer whose input it shares
     "mlp.down_proj": "mlp.down_proj",
 }
 AFTER = {"self_attn.v_proj": "self_attn.o_proj", "mlp.up_proj": "mlp.down_proj"}  # whose input's scale divides its rows
-
-
-def check(scheme: dict, model_shape: dict | None = None) -> None:
-    """ValueError for a group that does not divide a layer, and for a calibration set that can't be had."""
-    from scripts.core import calibration, quantization
-
-    quantization.check_group(scheme["group"], model_shape)
-    calibration.check(scheme)
 
 
 def rounded(weight, bits: int, group: int, low=None, high=None):
@@ -231,12 +226,9 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
 
 def load(checkpoint, scheme: dict, device, artifact=None):
     """The dequantized model in eval mode."""
-    from scripts.quantizers import _artifact, _formats
+    from scripts.quantizers import _formats
 
-    def weight(parts, content, layer):
-        return _formats.pack_quantized(parts, scheme["bits"])
-
-    return _artifact.load(checkpoint, artifact, device, weight)
+    return _artifact.load(checkpoint, artifact, device, lambda parts: _formats.pack_quantized(parts, scheme["bits"]))
 
 
 def stored(parts: dict, scheme: dict):
@@ -249,10 +241,3 @@ def stored(parts: dict, scheme: dict):
     steps = parts["weight_scale"].float().repeat_interleave(values.shape[1] // parts["weight_scale"].shape[1], 1)
     values, steps = (part / parts["input_scale"] * parts["output_scale"][:, None] for part in (values, steps))
     return values, codes, steps.median().item() / 2
-
-
-def describe(model, scheme: dict) -> dict:
-    """{"bits_per_weight", "bytes", "bytes_on_disk", "quantized", "left_alone"}."""
-    from scripts.quantizers import _artifact
-
-    return _artifact.describe(model, scheme)

@@ -4,6 +4,8 @@ A weight becomes the nearest of ±{0, 1/192, 1/6, 1/4, 1/3, 1/2, 2/3, 1} times t
 weights.
 """
 
+from scripts.quantizers import _bnb
+
 PARAMETERS = {
     "double": {"type": "boolean", "default": False, "description": "quantize the blocks' scales too (8 bits)"},
 }
@@ -19,20 +21,14 @@ def check(scheme: dict, model_shape: dict | None = None) -> None:
 
 def load(checkpoint, scheme: dict, device, artifact=None):
     """The model in eval mode; compute in fp32 on a CPU, in bf16 on a GPU."""
-    from scripts.quantizers._bnb import load_usable_4bit
-
-    return load_usable_4bit(checkpoint, "fp4", scheme, device)
+    return _bnb.load_usable_4bit(checkpoint, "fp4", scheme, device)
 
 
 def held(weight, scheme: dict):
     """(values, codes, edge) of one matrix, as a loaded model holds it; see scripts.quantizers._bnb.held_4bit."""
-    from scripts.quantizers._bnb import held_4bit
-
-    return held_4bit(weight, "fp4", scheme.get("double", False))
+    return _bnb.held_4bit(weight, "fp4", scheme.get("double", False))
 
 
 def describe(model, scheme: dict) -> dict:
     """{"bits_per_weight", "bytes", "quantized", "left_alone"}; 4.5 bits, or about 4.13 with `double`."""
-    from scripts.quantizers._bnb import report_4bit
-
-    return report_4bit(model, scheme)
+    return _bnb.report_4bit(model, scheme)

@@ -8,6 +8,9 @@ q6_k → q8_0. The output head and the embeddings stay as they are, as in all sc
 too). What is written are the blocks, in safetensors; a GGUF file for llama.cpp also needs its metadata and tokenizer.
 """
 
+from scripts.core import quantization
+from scripts.quantizers import _artifact
+
 PARAMETERS = {
     "type": {
         "type": "string",
@@ -20,6 +23,7 @@ ENVIRONMENT = "gguf"
 ARTIFACT = True
 HARDWARE = ["cpu"]
 SOURCE = "llama.cpp in xllamacpp 2026.10.11549"
+describe = _artifact.describe
 FALLBACK = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 SIZES = {  # llama.cpp's number, weights and bytes per block
     "q4_0": (2, 32, 18),
@@ -34,8 +38,6 @@ SIZES = {  # llama.cpp's number, weights and bytes per block
 
 def check(scheme: dict, model_shape: dict | None = None) -> None:
     """ValueError for columns that no block divides."""
-    from scripts.core import quantization
-
     for name, width in quantization.columns(model_shape).items():
         if width % 32:
             raise ValueError(
@@ -100,14 +102,11 @@ def quantize(checkpoint, scheme: dict, windows, out, device: str) -> None:
 
     from safetensors.numpy import save_file
 
-    from scripts.core.quantization import tensors_on_disk
-    from scripts.quantizers import _artifact
-
-    wanted = _artifact.matrices(tensors_on_disk(checkpoint))
+    wanted = _artifact.matrices(quantization.tensors_on_disk(checkpoint))
     blocks = 1 + max(int(name.split(".layers.")[1].split(".")[0]) for name in wanted)
     to_blocks, stored, kinds = quantizer(), {}, {}
     for path in sorted(Path(checkpoint).glob("*.safetensors")):
-        headers = tensors_on_disk(path)
+        headers = quantization.tensors_on_disk(path)
         for name in wanted:
             if f"{name}.weight" in headers:
                 weight = matrix(path, headers[f"{name}.weight"])
@@ -118,13 +117,7 @@ def quantize(checkpoint, scheme: dict, windows, out, device: str) -> None:
 
 def load(checkpoint, scheme: dict, device, artifact=None):
     """The dequantized model in eval mode; runs in the main environment."""
-    from scripts.quantizers import _artifact, _formats
-
-    def weight(parts, content, layer):
-        ((kind, blocks),) = parts.items()
-        return _formats.gguf(blocks, kind)
-
-    return _artifact.load(checkpoint, artifact, device, weight)
+    return _artifact.load(checkpoint, artifact, device, lambda parts: stored(parts, scheme)[0])
 
 
 def stored(parts: dict, scheme: dict):
@@ -133,10 +126,3 @@ def stored(parts: dict, scheme: dict):
 
     ((kind, blocks),) = parts.items()
     return _formats.gguf(blocks, kind), None, None
-
-
-def describe(model, scheme: dict) -> dict:
-    """{"bits_per_weight", "bytes", "bytes_on_disk", "quantized", "left_alone"}."""
-    from scripts.quantizers import _artifact
-
-    return _artifact.describe(model, scheme)

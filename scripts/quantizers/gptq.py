@@ -5,21 +5,15 @@ inverse Hessian H = 2·X·Xᵀ + λI of the layer's inputs: w_j ← w_j − (w_q
 mean of H's diagonal. Grid: s = (max(w,0) − min(w,0))/(2^b − 1) per group (symmetric: s = 2·max|w|/(2^b − 1), zero point 2^(b−1)).
 """
 
+from scripts.quantizers import _artifact, _calibrated
+
 SHARES = ("_gptq", "_calibrated")
 ENVIRONMENT = "gptq"
 ARTIFACT = True
 HARDWARE = ["cpu", "cuda"]
 SERVED = True
 SOURCE = "GPTQModel 7.6.0"
-
-
-def check(scheme: dict, model_shape: dict | None = None) -> None:
-    """ValueError for a group that does not divide a layer, and for a calibration set that can't be had."""
-    from scripts.core import calibration, quantization
-
-    if scheme["group"] is not None:
-        quantization.check_group(scheme["group"], model_shape)
-    calibration.check(scheme)
+check, describe = _calibrated.check, _artifact.describe
 
 
 def prepare() -> None:
@@ -58,12 +52,9 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
 
 def load(checkpoint, scheme: dict, device, artifact=None):
     """The dequantized model in eval mode; runs in the main environment."""
-    from scripts.quantizers import _artifact, _formats
+    from scripts.quantizers import _formats
 
-    def weight(parts, content, layer):
-        return _formats.gptq(parts, scheme["bits"])
-
-    return _artifact.load(checkpoint, artifact, device, weight)
+    return _artifact.load(checkpoint, artifact, device, lambda parts: _formats.gptq(parts, scheme["bits"]))
 
 
 def stored(parts: dict, scheme: dict):
@@ -71,10 +62,3 @@ def stored(parts: dict, scheme: dict):
     from scripts.quantizers import _formats
 
     return _formats.stored(_formats.gptq(parts, scheme["bits"]), parts, scheme["bits"])
-
-
-def describe(model, scheme: dict) -> dict:
-    """{"bits_per_weight", "bytes", "bytes_on_disk", "quantized", "left_alone"}."""
-    from scripts.quantizers import _artifact
-
-    return _artifact.describe(model, scheme)

@@ -5,6 +5,9 @@ that ‖W − s·(Q − z)‖_p is small for p < 1, which ignores outliers; Q = 
 (max − min)/(2^b − 1). Scales and zero points are stored in fp16, as its layers keep them.
 """
 
+from scripts.core import quantization
+from scripts.quantizers import _artifact
+
 PARAMETERS = {
     "bits": {"type": "integer", "enum": [2, 3, 4, 8], "default": 4, "description": "bits per code"},
     "group": {"type": "integer", "minimum": 8, "default": 64, "description": "columns that share a scale and zero point"},
@@ -13,12 +16,11 @@ ENVIRONMENT = "hqq"
 ARTIFACT = True
 HARDWARE = ["cpu", "cuda"]
 SOURCE = "hqq 0.2.8.post1"
+describe = _artifact.describe
 
 
 def check(scheme: dict, model_shape: dict | None = None) -> None:
     """ValueError for a group that does not divide a layer's columns."""
-    from scripts.core import quantization
-
     quantization.check_group(scheme["group"], model_shape)
 
 
@@ -36,10 +38,9 @@ def quantize(checkpoint, scheme: dict, windows, out, device: str) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    from scripts.core.quantization import tensors_on_disk
-    from scripts.quantizers import _artifact, _formats
+    from scripts.quantizers import _formats
 
-    wanted = {f"{name}.weight" for name in _artifact.matrices(tensors_on_disk(checkpoint))}
+    wanted = {f"{name}.weight" for name in _artifact.matrices(quantization.tensors_on_disk(checkpoint))}
     stored = {}
     for path in sorted(Path(checkpoint).glob("*.safetensors")):
         with safe_open(path, "pt", device=device) as file:
@@ -57,12 +58,9 @@ def quantize(checkpoint, scheme: dict, windows, out, device: str) -> None:
 
 def load(checkpoint, scheme: dict, device, artifact=None):
     """The dequantized model in eval mode; runs in the main environment."""
-    from scripts.quantizers import _artifact, _formats
+    from scripts.quantizers import _formats
 
-    def weight(parts, content, layer):
-        return _formats.hqq(parts, scheme["bits"])
-
-    return _artifact.load(checkpoint, artifact, device, weight)
+    return _artifact.load(checkpoint, artifact, device, lambda parts: _formats.hqq(parts, scheme["bits"]))
 
 
 def stored(parts: dict, scheme: dict):
@@ -70,10 +68,3 @@ def stored(parts: dict, scheme: dict):
     from scripts.quantizers import _formats
 
     return _formats.stored(_formats.hqq(parts, scheme["bits"]), parts, scheme["bits"])
-
-
-def describe(model, scheme: dict) -> dict:
-    """{"bits_per_weight", "bytes", "bytes_on_disk", "quantized", "left_alone"}."""
-    from scripts.quantizers import _artifact
-
-    return _artifact.describe(model, scheme)

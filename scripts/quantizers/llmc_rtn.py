@@ -4,6 +4,9 @@ Grid: symmetric codes −2^(b−1) … 2^(b−1) − 1 with s = max|w|/((2^b −
 stored in the checkpoint's precision.
 """
 
+from scripts.core import quantization
+from scripts.quantizers import _artifact, _llmcompressor
+
 PARAMETERS = {
     "bits": {"type": "integer", "enum": [4, 8], "default": 4, "description": "bits per code"},
     "group": {
@@ -19,14 +22,12 @@ ARTIFACT = True
 HARDWARE = ["cpu", "cuda"]
 SERVED = True
 SOURCE = "llm-compressor 0.14.0.1"
+load, stored, describe = _llmcompressor.load, _llmcompressor.stored, _artifact.describe
 
 
 def check(scheme: dict, model_shape: dict | None = None) -> None:
     """ValueError for a group that does not divide a layer."""
-    from scripts.core import quantization
-
-    if scheme["group"] is not None:
-        quantization.check_group(scheme["group"], model_shape)
+    quantization.check_group(scheme["group"], model_shape)
 
 
 def prepare() -> None:
@@ -36,30 +37,4 @@ def prepare() -> None:
 
 def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: str) -> None:
     """Write a pack-quantized checkpoint into `out`; runs in the environment `llmcompressor`."""
-    from scripts.quantizers import _llmcompressor
-
-    _llmcompressor.quantize(checkpoint, scheme, windows, out, device, False)
-
-
-def load(checkpoint, scheme: dict, device, artifact=None):
-    """The dequantized model in eval mode; runs in the main environment."""
-    from scripts.quantizers import _artifact, _formats
-
-    def weight(parts, content, layer):
-        return _formats.pack_quantized(parts, scheme["bits"])
-
-    return _artifact.load(checkpoint, artifact, device, weight)
-
-
-def stored(parts: dict, scheme: dict):
-    """(values, codes, edge) of one stored matrix, see docs/mechanism.md."""
-    from scripts.quantizers import _formats
-
-    return _formats.stored(_formats.pack_quantized(parts, scheme["bits"]), parts, scheme["bits"])
-
-
-def describe(model, scheme: dict) -> dict:
-    """{"bits_per_weight", "bytes", "bytes_on_disk", "quantized", "left_alone"}."""
-    from scripts.quantizers import _artifact
-
-    return _artifact.describe(model, scheme)
+    _llmcompressor.quantize(checkpoint, scheme, windows, out, device, gptq=False)
