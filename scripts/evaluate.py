@@ -143,11 +143,9 @@ class Job:
 
 def pick_device(kind: str, facts: dict) -> str:
     """ "cuda" where there is a GPU that the scheme runs on, else "cpu"; ValueError when it runs on neither."""
-    import torch
-
     allowed = facts.get("HARDWARE", ["cpu", "cuda"])
     for device in ("cuda", "cpu"):
-        if device in allowed and (device == "cpu" or torch.cuda.is_available()):
+        if device in allowed and (device == "cpu" or devices.found()):
             return device
     raise ValueError(f"scheme.kind: {kind!r} can't run here; allowed: a machine with {' or '.join(allowed)}")
 

@@ -144,6 +144,8 @@ def run(command, environment, through_srun=False) -> int:
 
 def launch(options, environment) -> int:
     """Run the ranks of a training on several GPUs."""
+    if options.on_node or options.nodes == 1:
+        devices.check_count(options.gpus, environment)
     if options.on_node:
         return run(torchrun(options, environment), environment)
     stage, offload = sharding(options)

@@ -96,11 +96,10 @@ class Tensors:
 
     def __init__(self, checkpoint: Path):
         from scripts.core import delta
-        from scripts.core.quantization import tensors_on_disk
+        from scripts.core.quantization import parameters, tensors_on_disk
 
-        packed = delta.is_packed(checkpoint)
-        self.source = delta.Delta(checkpoint) if packed else delta.Weights(checkpoint)
-        self.headers = self.source.headers if packed else tensors_on_disk(checkpoint)
+        self.source = delta.Delta(checkpoint) if delta.is_packed(checkpoint) else delta.Weights(checkpoint)
+        self.headers = parameters(tensors_on_disk(checkpoint))
 
     def names(self) -> set[str]:
         """Names of the tensors of weights."""
@@ -138,7 +137,7 @@ def forget_gradient(run: Path, corpus: Path) -> dict:
     """{tensor name: fp32 ∂L/∂w} at the unlearned model; L is the mean cross-entropy over the forget set's training chunks."""
     import torch
 
-    from scripts.core import batching, models, runs, saliency
+    from scripts.core import batching, losses, models, runs, saliency
     from scripts.core.determinism import deterministic
     from scripts.core.quantization import load_model
 
@@ -153,8 +152,7 @@ def forget_gradient(run: Path, corpus: Path) -> dict:
         batching.collate([data[i]["forget"] for i in range(first, min(first + count, len(data)))])
         for first in range(0, len(data), count)
     )
-    model.config.use_cache = False
-    found = saliency.forget_gradient(model, batches, lambda m, b: m(**{k: v for k, v in b.items() if k != "index"}).loss)
+    found = saliency.forget_gradient(model, batches, lambda m, b: losses.cross_entropy(losses.forward(m, b), b))
     return {name: gradient.cpu() for name, gradient in found.items()}
 
 

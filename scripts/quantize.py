@@ -40,13 +40,10 @@ def catalogue() -> str:
 def pick_device(kind: str, hardware: list[str]) -> str:
     """'cuda' where the scheme can use it and there is one, else 'cpu'; ValueError where it needs one that is not there."""
     try:
-        import torch
-
-        cuda = torch.cuda.is_available()
-    except ImportError:
-        cuda = False
-    if cuda and "cuda" in hardware:
-        return "cuda"
+        if "cuda" in hardware and devices.found():
+            return "cuda"
+    except ImportError:  # an environment without torch
+        pass
     if "cpu" not in hardware:
         raise ValueError(f"scheme: {kind} needs a CUDA GPU and there is none here; allowed: a machine with one")
     return "cpu"
@@ -70,6 +67,16 @@ def peak_gb(device: str) -> float:
 
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def tokenizer_of(checkpoint):
+    """The tokenizer of a checkpoint folder; transformers 4, which auto-gptq needs, does not know the class that 5 writes."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        return AutoTokenizer.from_pretrained(str(checkpoint))
+    except ValueError:
+        return PreTrainedTokenizerFast.from_pretrained(str(checkpoint))
 
 
 def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | None = None, checkpoint: Path | None = None) -> dict:
@@ -96,11 +103,9 @@ def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | Non
     device = device or pick_device(kind, facts["HARDWARE"])
     windows, calibration = [], None
     if "calibration" in facts["PARAMETERS"]:
-        from transformers import AutoTokenizer
-
         from scripts.core.calibration import sample
 
-        windows, calibration = sample(scheme, corpus, AutoTokenizer.from_pretrained(str(checkpoint)))
+        windows, calibration = sample(scheme, corpus, tokenizer_of(checkpoint))
     from scripts.quantizers import _artifact
 
     if hasattr(plugin, "prepare"):

@@ -7,6 +7,7 @@ ends, however it ends. Where a job sees no more GPUs than it needs, nothing is d
 
 import fcntl
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -18,12 +19,41 @@ def visible(environment=os.environ) -> list[str]:
     shown = environment.get("CUDA_VISIBLE_DEVICES")
     if shown is not None:
         return [name.strip() for name in shown.split(",") if name.strip()]
-    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    return told("uuid")
+
+
+def told(what: str) -> list[str]:
+    """A property of each GPU of this machine, as nvidia-smi names and tells it; [] where there is none."""
+    query = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
     try:
         found = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in found.splitlines() if line.strip()]
+
+
+def check_count(count: int, environment=os.environ) -> None:
+    """ValueError where a node shows GPUs, but fewer than a training has processes on it."""
+    shown = visible(environment)
+    if shown and len(shown) < count:
+        raise ValueError(f"resources.gpus: {count} is not allowed on a node that shows {len(shown)} GPUs; allowed: at most so many")
+
+
+def found(environment=os.environ) -> bool:
+    """Whether torch can use a GPU. ValueError where it can't use those that are there: it would compute on the CPU, unnoticed."""
+    import torch
+
+    if torch.cuda.is_available():
+        return True
+    shown = environment.get("CUDA_VISIBLE_DEVICES")
+    drivers = told("driver_version") if shown is None or re.match(r"\d|GPU-|MIG-", shown) else []
+    if drivers:
+        built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for CPUs alone"
+        raise ValueError(
+            f"GPU: torch {torch.__version__}, built {built}, can't use the GPUs of this machine (driver {drivers[0]}); allowed: "
+            "a newer driver, the same torch built for a CUDA that this driver knows, or CUDA_VISIBLE_DEVICES= to compute on the CPU"
+        )
+    return False
 
 
 def claim(count: int, environment=os.environ, folder: Path | None = None, pause=1.0) -> list[str]:

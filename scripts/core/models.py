@@ -14,6 +14,8 @@ import torch
 from scripts.core import checkpoints, delta, storage
 
 SPECIALS = ("<pad>", "<s>", "</s>")
+# For whoever has a checkpoint in pytorch_model.bin, which is never read: opening it can run code.
+CONVERT = "weights in *.bin: AutoModelForCausalLM.from_pretrained(…).save_pretrained(FOLDER) makes such a folder of those you trust"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -99,7 +101,7 @@ def _missing(source, what: str, error) -> ValueError:
     text = " ".join(str(error).split())[:160]
     return ValueError(
         f"{what}: {str(source)!r} can't be loaded; allowed: a folder with a safetensors checkpoint, or a hub id "
-        f"that is cached or reachable ({type(error).__name__}: {text})"
+        f"that is cached or reachable ({type(error).__name__}: {text}{f'; {CONVERT}' if 'safetensors' in text else ''})"
     )
 
 
@@ -109,7 +111,7 @@ def load_tokenizer(source, padding_side="left"):
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, padding_side=padding_side)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # a tokenizer.model alone asks for a library that is not here
         raise _missing(source, "tokenizer", error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -135,6 +137,16 @@ def check_attention(attention: str, device: str) -> None:
         )
 
 
+def on_gpu() -> dict:
+    """Options that load a model straight to this process's GPU: ranks would fill the host with a model each. Not for ZeRO-3.
+
+    The GPU has its index, since transformers loads in threads, and in those "cuda" is the first.
+    """
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return {} if is_deepspeed_zero3_enabled() else {"device_map": {"": f"cuda:{torch.cuda.current_device()}"}}
+
+
 def load_model(source, dtype="fp32", device="cpu", attention="sdpa"):
     """The causal language model of a folder or hub id in a dtype ("bf16" or "fp32"), in evaluation mode, on a device.
 
@@ -142,8 +154,9 @@ def load_model(source, dtype="fp32", device="cpu", attention="sdpa"):
     """
     quiet()
     check_attention(attention, device)
+    place = on_gpu() if device == "cuda" else {}
     try:
-        model = checkpoints.causal_lm(source, dtype=DTYPES[dtype], attn_implementation=attention)
+        model = checkpoints.causal_lm(source, dtype=DTYPES[dtype], attn_implementation=attention, **place)
     except delta.DeltaError:
         raise
     except (OSError, ValueError) as error:
@@ -188,6 +201,14 @@ def weights_digest(folder) -> str:
     return storage.digest(found)
 
 
+def weights_files(folder: Path) -> set[str]:
+    """Names of the safetensors files that transformers reads of a checkpoint folder; empty where it has none of their names."""
+    if (folder / "model.safetensors").exists():
+        return {"model.safetensors"}
+    index = folder / "model.safetensors.index.json"
+    return set(storage.read_json(index)["weight_map"].values()) if index.exists() else set()
+
+
 def copy_checkpoint(source, folder) -> None:
     """Copy a hub snapshot's or local folder's safetensors, config and tokenizer files, byte for byte, into `folder`.
 
@@ -203,7 +224,10 @@ def copy_checkpoint(source, folder) -> None:
         except (OSError, ValueError) as error:
             raise _missing(source, "model", error) from error
     files = sorted({path for pattern in patterns for path in origin.glob(pattern) if path.is_file()})
+    named = weights_files(origin)  # beside them a repository may hold the same weights in another layout
+    files = [path for path in files if path.suffix != ".safetensors" or not named or path.name in named]
     if not (origin / "config.json").exists() or not any(path.suffix == ".safetensors" for path in files):
-        raise ValueError(f"model: {str(source)!r} can't be used; allowed: a checkpoint with config.json and *.safetensors")
+        allowed = f"a checkpoint with config.json and *.safetensors ({CONVERT})"
+        raise ValueError(f"model: {str(source)!r} can't be used; allowed: {allowed}")
     for path in files:
         shutil.copyfile(path, Path(folder) / path.name)

@@ -21,7 +21,7 @@ USUAL = gc.get_threshold()
 
 
 def guarded(main):
-    """Decorator of a program's main(argv): bad input ends it with one line on stderr and exit code 2, a full disk with one and 1.
+    """Decorator of a program's main(argv): bad input ends it with one line on stderr and code 2, a full disk or GPU with one and 1.
 
     Bad input is a ValueError, or a file that is missing or may not be read or written. Of a training's ranks the first one speaks.
     """
@@ -38,6 +38,12 @@ def guarded(main):
                 said, code = f"{error}; nothing half-written was kept: make space and start again", 1
             elif error.errno is not None and error.filename is None:  # the system's, and not about a file
                 raise
+        except RuntimeError as error:
+            if "torch" not in sys.modules or not isinstance(error, sys.modules["torch"].OutOfMemoryError):
+                raise
+            line = str(error).strip().split("\n", 1)[0]
+            print(f"error: {line}; allowed: what docs/running.md lists under CUDA out of memory", file=sys.stderr)  # by any rank
+            return 1
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {said}", file=sys.stderr)
         return code

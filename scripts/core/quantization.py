@@ -69,9 +69,14 @@ def tensors_on_disk(checkpoint) -> dict[str, dict]:
     return headers
 
 
+def parameters(headers: dict[str, dict]) -> dict[str, dict]:
+    """The tensors that are weights or biases: old checkpoints of Llamas also store the frequencies of their rotary positions."""
+    return {name: header for name, header in headers.items() if name.endswith((".weight", ".bias"))}
+
+
 def stored_dtype(checkpoint) -> str:
-    """The widest floating type among a checkpoint's tensors: 'float32', 'bfloat16' or 'float16'."""
-    kinds = {DTYPES[h["dtype"]] for h in tensors_on_disk(checkpoint).values() if h["dtype"] in DTYPES}
+    """The widest floating type among a checkpoint's weights and biases: 'float32', 'bfloat16' or 'float16'."""
+    kinds = {DTYPES[h["dtype"]] for h in parameters(tensors_on_disk(checkpoint)).values() if h["dtype"] in DTYPES}
     if not kinds:
         raise ValueError(f"checkpoint: {str(checkpoint)!r} holds no float32, bfloat16 or float16 tensors")
     return max(kinds, key=BITS.get)

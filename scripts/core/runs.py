@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from scripts.core import delta, process, storage
+from scripts.core import delta, devices, process, storage
 from scripts.core.provenance import Provenance
 from scripts.core.resume import EXIT_CODES
 
@@ -40,7 +40,7 @@ def prepare(threads) -> str:
     if threads:
         torch.set_num_threads(threads)
     deterministic()
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if devices.found() else "cpu"
 
 
 def read_spec(path, stages) -> dict:

@@ -99,8 +99,11 @@ def forget_gradient(model, batches, loss, autocast=nullcontext, zero=None) -> di
                 sums[name] += p.grad
         model.zero_grad(set_to_none=True)
     model.train(training)
-    found = {name: total.div_(count) for name, total in sums.items()}
-    return {name: zero.mean(gradient) for name, gradient in found.items()} if zero else found
+    for name, total in sums.items():
+        total.div_(count)
+        if zero:  # one by one: a second set of float32 gradients need not fit
+            sums[name] = zero.mean(total)
+    return sums
 
 
 def mask_of(model, batches, loss, kind: str, percentile: float, autocast=nullcontext, zero=None) -> Mask:

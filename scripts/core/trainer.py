@@ -28,6 +28,7 @@ from scripts.core.resume import Interruption, ResumeStore
 from scripts.core.zero import leave_out
 
 RECORDS = 200  # points of the loss history that are kept
+RECOMPUTING = {"use_reentrant": False}  # how gradient checkpointing is done
 
 
 class Diverged(Exception):
@@ -83,7 +84,7 @@ class RunTrainer(Trainer):
             dataloader_pin_memory=self._device != "cpu",
             log_level="error",
             activation_checkpointing=training["gradient_checkpointing"],
-            activation_checkpointing_kwargs={"use_reentrant": False},
+            activation_checkpointing_kwargs=RECOMPUTING,
         )
         args._n_gpu = min(1, args.n_gpu)  # never DataParallel: it would change the batch
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collate)

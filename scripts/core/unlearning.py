@@ -96,6 +96,8 @@ class Unlearning:
         if self.settings["saliency"] == "none":
             return None
         module, parameters = self.method
+        if self.settings["gradient_checkpointing"]:  # Trainer turns it on later, and this backward pass keeps as much as training's
+            self.network.activation_checkpointing_enable(trainer.RECOMPUTING)
         mask = saliency.mask_of(
             self.network,
             self.forget_batches(),

@@ -20,8 +20,18 @@ def prepare() -> None:
     import auto_gptq  # noqa: F401
 
 
+def older(config: dict) -> dict:
+    """A config.json as transformers 4 reads it: the rotary positions' settings at its top, else they are the defaults."""
+    rope = dict(config.get("rope_parameters") or {})
+    found = config | ({"rope_theta": rope.pop("rope_theta")} if "rope_theta" in rope else {})
+    return found | ({"rope_scaling": rope} if rope.get("rope_type", "default") != "default" else {})
+
+
 def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: str) -> None:
     """Write a GPTQ checkpoint into `out`; runs in the environment `autogptq`, on CUDA only."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
     import torch
     from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig
 
@@ -33,6 +43,15 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
         damp_percent=scheme["damp"],
     )
     examples = [{"input_ids": torch.tensor([w]), "attention_mask": torch.ones(1, len(w), dtype=torch.long)} for w in windows]
-    model = AutoGPTQForCausalLM.from_pretrained(str(checkpoint), settings)
+    from scripts.core import storage
+
+    with TemporaryDirectory() as folder:
+        for path in Path(checkpoint).resolve().iterdir():
+            (Path(folder) / path.name).symlink_to(path)
+        place = Path(folder) / "config.json"
+        config = older(storage.read_json(place))
+        place.unlink()
+        storage.write_json(place, config)
+        model = AutoGPTQForCausalLM.from_pretrained(folder, settings)
     model.quantize(examples)
     model.save_quantized(str(out), use_safetensors=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scripts import train, unlearn
-from scripts.core import models, process, storage, unlearner
+from scripts.core import models, process, saliency, storage, unlearner
 from scripts.core.resume import ResumeStore
 from tests.unit.test_training import SPEC, sentences
 
@@ -74,6 +74,22 @@ def test_unlearning_program_is_reproducible_and_resumable(sweep):
     assert storage.read_json(sweep / "u2" / "outcome.json") == outcome
     moved = models.load_model(sweep / "u1" / "checkpoint")
     assert all(torch.equal(p, p.bfloat16().float()) for p in moved.parameters())
+
+
+def test_the_backward_pass_for_a_mask_recomputes_activations_where_training_does(sweep, monkeypatch):
+    seen, mask_of = [], saliency.mask_of
+
+    def look(model, *more):
+        seen.append(model.is_activation_checkpointing)
+        return mask_of(model, *more)
+
+    monkeypatch.setattr(saliency, "mask_of", look)
+    for name, more in (("kept", {}), ("recomputed", {"gradient_checkpointing": True})):
+        spec = unlearning(saliency="module", percentile=50.0, **more)
+        assert program(unlearn, sweep, name, spec, "--target", str(sweep / "target")) == 0
+    assert seen == [False, True]
+    masks = [storage.read_json(sweep / name / "mask.json") for name in ("kept", "recomputed")]
+    assert masks[0] == masks[1]
 
 
 def test_a_signal_ends_the_program_with_its_code_and_the_next_start_goes_on(sweep, monkeypatch):

@@ -55,6 +55,8 @@ CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 paths = {"PYTHONPATH": workflow.basedir}
 if not CONDA:
     paths["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+if not config["resources"]["gpus"]:
+    paths["CUDA_VISIBLE_DEVICES"] = ""  # jobs that get no GPU don't take one that happens to be there
 os.environ.update(paths)
 
 if workflow.is_main_process:
