@@ -35,7 +35,7 @@ def draw(tables_):
         left.set_yticks(range(len(rows)), [label for label, _ in rows])
     scores = tables_["scores"]
     axes[-1][0].set_xlabel(f"{tables.title(scores, metric)}\nat full precision (×100)")
-    axes[-1][1].set_xlabel("recovery R (%)")
+    axes[-1][1].set_xlabel(f"recovery R of {tables.title(scores, metric)} (%)")
     handles = [style.handle(name, **look) for name, look in looks.items()]
     style.legend(figure, [*handles, style.handle("target, retrain (left)", color=style.GREY, linestyle="-")])
     style.note(figure, [panels.whiskers(table), *outside(families)])
@@ -73,9 +73,16 @@ def labelled(members) -> list:
 
     centre = max(members, key=lambda member: sum(len(changes(member[0], other[0])) == 1 for other in members))
     rest = [member for member in members if member is not centre]
-    words = [", ".join(f"{NAMES.get(n, n)} {s[n] or '–'}" for n in changes(s, centre[0])) or "other length" for s, _ in rest]
+    words = [", ".join(word(name, own) for name in changes(own, centre[0])) or "other length" for own, _ in rest]
     first = f"centre: lr {centre[0]['lr']}, {centre[0]['weights']}"
     return [(first, centre[1]), *((word, rows) for word, (_, rows) in zip(words, rest, strict=True))]
+
+
+def word(name: str, settings: dict) -> str:
+    """An ingredient with its value; a mask with its percentile."""
+    text = f"{NAMES.get(name, name)} {settings[name] or '–'}"
+    masked = name == "saliency" and settings[name] != UNUSED["saliency"] and settings.get("percentile")
+    return f"{text} P{float(settings['percentile']):g}" if masked else text
 
 
 def forgotten(axis, rows, *references) -> None:

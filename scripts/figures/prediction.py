@@ -74,4 +74,6 @@ def quality(fit, kind: str, split: str, predictor: str) -> str:
         return ""
     row = own.iloc[0]
     held = f"\n90 % bands hold {100 * row.coverage:.0f} %" if known(row.coverage) else ""
-    return f"R² {row.R2:.2f} [{row.R2_low:.2f}, {row.R2_high:.2f}]\n{row.cells:.0f} cells{held}".replace("-", "−")
+    digits = 3 if row.R2 > 0.99 else 2  # never 1.00 for what is not 1
+    bounds = f"[{row.R2_low:.{digits}f}, {row.R2_high:.{digits}f}]"
+    return f"R² {row.R2:.{digits}f} {bounds}\n{row.cells:.0f} cells{held}".replace("-", "−")

@@ -1,5 +1,4 @@
-"""bitsandbytes' LLM.int8() (arXiv 2208.07339): int8 weights with one scale per row, int8 activations with one scale per
-token.
+"""bitsandbytes' LLM.int8() (arXiv 2208.07339): weights in int8 with a scale per row, activations with one per token.
 
 Weights: q = round(127·w/max|w| of the row), after a cast to fp16. Columns in which any activation of the batch reaches
 `threshold` are multiplied in higher precision, so a result may depend, in the last digits, on what shares a batch.

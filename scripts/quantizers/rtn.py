@@ -28,7 +28,7 @@ PARAMETERS = {
 ENVIRONMENT = "train"
 ARTIFACT = False
 HARDWARE = ["cpu", "cuda"]
-SOURCE = "this file"
+SOURCE = "this project"
 
 
 def check(scheme: dict, model_shape: dict | None = None) -> None:

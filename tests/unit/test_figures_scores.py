@@ -6,6 +6,7 @@ import pytest
 
 from scripts.core import tables
 from scripts.figures import _panels as panels
+from scripts.figures import ingredients
 from tests.unit.figure_tables import MADE, METRICS, SCHEMES, bars, drawn, make, values, words
 
 
@@ -114,7 +115,8 @@ def test_calibration_effect_shows_r_and_the_difference():
 def test_ingredients_name_what_a_row_changes_and_show_its_recovery():
     made = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], settings=2, diverged=())
     made["recovery"]["unlearned"] = 50.0
-    left, right = drawn("ingredients", made).axes[:2]
+    left, right, *_ = axes = drawn("ingredients", made).axes
+    assert axes[-1].get_xlabel() == "recovery R of VerbMem, forget set (%)"
     names = [label.get_text() for label in left.get_yticklabels()]
     assert names[0] == "centre: lr 1e-5, bf16" and len(names) == 4 and "lr 2e-5" in names
     assert "weights fp32, moments fp32" in names
@@ -122,6 +124,18 @@ def test_ingredients_name_what_a_row_changes_and_show_its_recovery():
     for scheme in SCHEMES[1:]:
         wanted = rows[(rows.scheme == scheme) & (rows.metric == "verbmem_f")].R * 100
         assert [x for x, _ in bars(right, f"_{scheme}")] == pytest.approx(sorted(wanted))
+
+
+@pytest.mark.parametrize(
+    ("settings", "called"),
+    [
+        ({"saliency": "module", "percentile": "50.0"}, "mask module P50"),
+        ({"saliency": "none", "percentile": ""}, "mask none"),
+        ({"saliency": "module", "percentile": None}, "mask module"),
+    ],
+)
+def test_a_masks_name_holds_its_percentile(settings, called):
+    assert ingredients.word("saliency", settings) == called
 
 
 def test_recovery_by_width_plots_hidden_sizes():
