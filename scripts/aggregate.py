@@ -101,6 +101,8 @@ def merge(group: list[Score]) -> Score:
         several = len(usable) > 1
         mean.replicates = statistics.pool([score.replicates for score in usable]) if several else usable[0].replicates
         fill_interval(mean)
+    else:
+        row["reason"] = "; ".join([*absent, *dict.fromkeys(s.row["reason"] for s in usable if s.replicates is None)])
     return mean
 
 

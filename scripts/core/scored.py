@@ -51,7 +51,7 @@ def load(cell: dict, results: Path) -> Score:
         content = read_json(path)
     except ValueError as error:
         return Score(row | state("missing", str(error)))
-    row |= {"bits_per_weight": recorded(content, "bits_per_weight"), "split": cell.get("split") or split(cell, content)}
+    row |= {"bits_per_weight": content.get("bits_per_weight"), "split": cell.get("split") or split(cell, content)}
     if content.get("status", "ok") != "ok":
         return Score(row | state(content["status"], content.get("reason") or divergence(results / cell["run"])))
     return of_passages(row, content) if cell["kind"] == "privleak" else of_samples(row, content)
@@ -121,13 +121,6 @@ def axis_column(name: str) -> str:
 def flat(value):
     """An axis value as a table can hold it."""
     return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
-
-
-def recorded(content: dict, name: str):
-    """A number that an evaluation recorded, at the top, in `provenance` or one level below; None if it did not."""
-    places = [content, content.get("provenance") or {}]
-    places += [part for part in places[1].values() if isinstance(part, dict)]
-    return next((place[name] for place in places if isinstance(place.get(name), int | float)), None)
 
 
 def split(cell: dict, content: dict) -> str:

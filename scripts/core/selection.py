@@ -22,8 +22,7 @@ def stopped(scores: list[Score], metric: str) -> list[Score]:
         row = score.row
         if row["method"] == "retrain" and row["scheme"] == "full" and row["metric"] == metric:
             retrain.setdefault(row["corpus"], score)
-        if row["method"] not in tables.REFERENCES:
-            runs[base(row)][row["checkpoint"]].append(score)
+        runs[base(row)][row["checkpoint"]].append(score)
     found = []
     for points in runs.values():
         if set(points) != {""}:

@@ -1,0 +1,47 @@
+"""The mean over seeds where seeds differ: in how many samples they have, in what they lack, in why they lack it."""
+
+import numpy as np
+import pytest
+
+from scripts import aggregate as program
+from tests.unit.test_aggregate import RUN, cells, put, row
+
+
+def pool(root, count=2):
+    """The pooled row of these seeds at full precision."""
+    given = [cell for k in range(count) for cell in cells(f"{RUN}/seed{k}", ["full"], seed=k)]
+    return row(program.aggregate(given, root)["scores"], seed="all")
+
+
+def test_seeds_with_other_numbers_of_samples_have_a_mean_and_no_interval(tmp_path):
+    """Their replicates are of other draws, and a mean of them would pair what was not asked alike."""
+    put(tmp_path, f"{RUN}/seed0", "full", np.linspace(0, 1, 5))
+    put(tmp_path, f"{RUN}/seed1", "full", np.linspace(0, 0.5, 6))
+    found = pool(tmp_path)
+    assert (found["value"], found.interval) == (pytest.approx(37.5), "") and np.isnan(found.low)
+    assert found.reason == "no interval: seeds have different numbers of samples"
+
+
+def test_one_seed_that_is_left_has_the_interval_of_its_samples(tmp_path):
+    put(tmp_path, f"{RUN}/seed1", "full", np.linspace(0, 1, 9))
+    found = pool(tmp_path)
+    alone = row(program.aggregate(cells(f"{RUN}/seed1", ["full"], seed=1), tmp_path)["scores"])
+    assert found[["value", "low", "high"]].tolist() == alone[["value", "low", "high"]].tolist()
+    assert (found.seeds, found.interval) == (1, "samples") and found.reason.startswith("seed 0: no ")
+
+
+def test_a_seed_without_samples_leaves_the_mean_without_an_interval(tmp_path):
+    put(tmp_path, f"{RUN}/seed0", "full", np.linspace(0, 1, 5))
+    put(tmp_path, f"{RUN}/seed1", "full", value=30.0, n=5)
+    found = pool(tmp_path)
+    assert found["value"] == pytest.approx(40) and np.isnan(found.low)
+    assert found.reason == "no interval: the value is not the mean of its samples"
+
+
+@pytest.mark.parametrize(("second", "status"), [("diverged", "diverged"), ("not finite", "missing")])
+def test_where_no_seed_has_a_value_the_status_is_what_they_share(tmp_path, second, status):
+    put(tmp_path, f"{RUN}/seed0", "full", status="diverged", value=None, reason="diverged at step 7")
+    put(tmp_path, f"{RUN}/seed1", "full", status=second, value=None, reason="so it is")
+    found = pool(tmp_path)
+    assert np.isnan(found["value"]) and found.status == status
+    assert found.reason == "seed 0: diverged at step 7; seed 1: so it is"
