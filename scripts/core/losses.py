@@ -53,7 +53,7 @@ class _TokenLogprob(torch.autograd.Function):
         logits, seen, index, normaliser = ctx.saved_tensors
         flat = logits.reshape(-1, logits.shape[-1])
         gradient = torch.empty_like(flat)
-        weight = torch.where(seen, upstream.reshape(-1).float(), 0.0)[:, None]
+        weight = torch.where(seen, upstream.reshape(-1), 0.0)[:, None]
         for part in _slices(flat):
             wide = (flat[part] - normaliser[part, None]).exp_().mul_(-weight[part])
             wide.scatter_(1, index[part], wide.gather(1, index[part]) + weight[part])
@@ -85,7 +85,7 @@ class _TokenKL(torch.autograd.Function):
         logits, reference, seen, normaliser = ctx.saved_tensors
         flat, fixed = logits.reshape(-1, logits.shape[-1]), reference.reshape(-1, logits.shape[-1])
         gradient = torch.empty_like(flat)
-        weight = torch.where(seen, upstream.reshape(-1).float(), 0.0)[:, None]
+        weight = torch.where(seen, upstream.reshape(-1), 0.0)[:, None]
         for part in _slices(flat):
             wide = (flat[part] - normaliser[0, part, None]).exp_()
             wide.sub_((fixed[part] - normaliser[1, part, None]).exp_())

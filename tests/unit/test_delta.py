@@ -84,6 +84,16 @@ def test_what_does_not_shrink_is_kept_as_it_is():
         bitcode.decode("planes", bitcode.zstandard.ZstdCompressor().compress(b"1234"), None, new.copy())
 
 
+def test_what_has_no_base_shrinks_by_itself():
+    new = np.arange(3000, dtype=np.uint32) // 100
+    coding, payload = bitcode.encode(new, None)
+    out = np.empty_like(new)
+    bitcode.decode(coding, payload, None, out)
+    assert (out == new).all() and coding == "planes" and len(payload) < new.nbytes / 10
+    with pytest.raises(ValueError, match="coding 'plain' is unknown"):
+        bitcode.decode("plain", payload, None, out)
+
+
 def test_what_changed_is_named_by_distances_or_by_a_bitmap():
     """A bitmap is also what files of this format had before distances."""
     draw = np.random.default_rng(0)

@@ -183,6 +183,32 @@ def test_log_probabilities_in_small_chunks(parts, monkeypatch):
         assert np.array_equal(one, other)
 
 
+def test_log_probabilities_of_bf16_logits_are_summed_in_float32():
+    """In bf16 a log-sum-exp near 6 moves in steps of 1/32."""
+    from scripts.core import logprob
+
+    logits = (3 * torch.randn(1, 40, 300, generator=torch.Generator().manual_seed(0))).bfloat16()
+    ids = torch.arange(40)[None] * 7
+    wanted = torch.log_softmax(logits.double(), -1)[0, range(39), ids[0, 1:]]
+    assert torch.allclose(logprob._gather(logits, ids)[0, :-1].double(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("limit, count", [("CPU_TOKENS", 120), ("LOGITS_BYTES", 120 * 300 * 4)])
+def test_log_probabilities_keep_a_batch_s_budget(parts, monkeypatch, limit, count):
+    from scripts.core import logprob
+
+    monkeypatch.setattr(logprob, limit, count)
+    model, tokenizer = parts
+    sizes, texts = [], prompts(tokenizer, 3)
+    hook = model.register_forward_pre_hook(lambda module, _, given: sizes.append(given["input_ids"].shape), with_kwargs=True)
+    try:
+        token_logprobs(model, texts)
+    finally:
+        hook.remove()
+    assert sum(rows for rows, _ in sizes) == len(texts) and max(rows for rows, _ in sizes) > 1
+    assert all(rows == 1 or rows * width <= 120 for rows, width in sizes)
+
+
 def test_texts_are_cut_to_max_tokens_and_positions(parts):
     model, tokenizer = parts
     engine = Engine(model, tokenizer, quiet=True)

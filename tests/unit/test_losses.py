@@ -113,8 +113,16 @@ def test_large_logits_stay_finite():
     reference = example(scale=1e4, seed=1)[0]
     assert torch.isfinite(losses.cross_entropy(logits, batch))
     assert torch.isfinite(losses.kl_divergence(logits, reference, batch))
-    reference[..., 0] = -torch.inf  # a token that the reference rules out
-    assert torch.isfinite(losses.kl_divergence(logits, reference, batch))
+
+
+def test_a_token_that_the_reference_rules_out_adds_nothing_to_the_divergence():
+    logits, batch = example()
+    reference = example(seed=1)[0]
+    reference[..., 0] = -torch.inf
+    p, q = log_softmax(reference[..., 1:].numpy()), log_softmax(logits.numpy())[..., 1:]
+    seen = [(b, t) for b in range(3) for t in range(4) if batch["labels"][b, t + 1] != -100]
+    expected = np.mean([(np.exp(p[at]) * (p[at] - q[at])).sum() for at in seen])
+    assert losses.kl_divergence(logits, reference, batch).item() == pytest.approx(expected, rel=1e-5)
 
 
 class Toy(torch.nn.Module):

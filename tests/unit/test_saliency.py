@@ -145,6 +145,16 @@ def test_each_step_trains_the_rows_of_its_own_forget_gradient(accumulation):
     assert any(not torch.equal(states[0][n], states[1][n]) for n in states[0])
 
 
+def test_rows_chosen_in_each_step_get_the_gradient_of_all_terms_and_batches():
+    """Where all rows are chosen, setting the forget term's gradient aside changes no step."""
+    of_all, of_rows = (
+        make(kind, weights="fp32", accumulation=2, batch=2, max_steps=3, percentile=0)[0] for kind in ("none", "row-step")
+    )
+    for run in (of_all, of_rows):
+        run.run()
+    assert [s["grad_norm"] for s in of_rows.history] == pytest.approx([s["grad_norm"] for s in of_all.history], rel=1e-4)
+
+
 def test_optimiser_steps_rows_as_it_steps_tensors():
     """A mask of all rows is the unmasked step to the bit; momentum of a row that is left out is as if the step had not been."""
     start = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
