@@ -38,6 +38,7 @@ def allowed(schema: dict) -> str:
         return repr(schema["const"])
     kinds = schema.get("type", "value")
     words = (" or ".join(kinds) if isinstance(kinds, list) else kinds).replace("number", "finite number")
+    words += f" of {allowed(schema['items'])}" if "enum" in schema.get("items", {}) else ""
     bounds = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
     words += "".join(f", {sign} {schema[key]}" for key, sign in bounds if key in schema)
     extras = {

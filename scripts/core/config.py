@@ -49,7 +49,7 @@ def resolve(config: dict) -> dict:
     config["unlearning"] = lean(section(config["unlearning"], "unlearning", "unlearning"))
     for part in ("evaluation", "mechanism", "resources"):
         config[part] = check_object(config[part], top[part]["properties"], part)
-    for figure in config["figures"]:
+    for figure in config["figures"] or registry.names("figures"):
         registry.require("figures", figure, "figures")
     duplicates(config["schemes"])
     check_full(config["schemes"])
@@ -174,11 +174,10 @@ def known_shape(entry: dict) -> dict | None:
 
 def ask(room: str, kind: str, key: str, *arguments) -> None:
     """Let a plugin check its settings, if it has a `check`; its ValueError gets the configuration's key in front."""
-    check = getattr(registry.load(room, kind), "check", None)
-    if check is None:
-        return
+    if "check" not in registry.constants(room, kind)["__functions__"]:
+        return  # nor is it imported
     try:
-        check(*arguments)
+        registry.load(room, kind).check(*arguments)
     except ValueError as error:
         message = str(error)
         raise ConfigError(message if message.startswith(key) else f"{key}.{message}") from error

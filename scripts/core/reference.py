@@ -16,9 +16,10 @@ from contextlib import nullcontext
 import torch
 
 from scripts.core import losses
+from scripts.core.contracts import NEEDS
 
 # "retain": a retain batch for the method itself; nothing is recorded. The last three ask for more and more of θ_0.
-KNOWN = ("sequence_logprob", "retain", "distribution", "logits", "model")
+KNOWN = NEEDS
 KINDS = ("auto", "resident", "offloaded", "cached", "topk")
 ASKED = {"distribution", "logits", "model"}
 

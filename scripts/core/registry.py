@@ -23,7 +23,7 @@ class UnknownName(ValueError):
 def names(room: str) -> tuple[str, ...]:
     """Sorted names of the plugins in a room."""
     assert room in ROOMS, room
-    return tuple(sorted(p.stem for p in (SCRIPTS / room).glob("*.py") if not p.stem.startswith("_")))
+    return tuple(sorted(p.stem for p in (SCRIPTS / room).glob("*.py") if not p.stem.startswith(("_", "."))))  # .: an editor's
 
 
 def nearest(name, known) -> str:
@@ -35,9 +35,12 @@ def nearest(name, known) -> str:
 
 
 def require(room: str, name: str, key: str) -> str:
-    """Return `name` if the room has it; else raise UnknownName that tells the config key."""
+    """Return `name` if the room has it; else raise UnknownName that tells the config key. Its file is looked at, too."""
     if name not in names(room):
         raise UnknownName(f"{key}: unknown name {name!r} in {room}; {nearest(name, names(room))}")
+    from scripts.core import contracts
+
+    contracts.check(room, name)
     return name
 
 
@@ -46,16 +49,30 @@ def constants(room: str, name: str) -> dict:
     """Literal top-level assignments in capitals of a plugin file, e.g. {'PARAMETERS': {…}}; nothing is imported.
 
     `SHARES` names files of the room whose PARAMETERS are this plugin's too, e.g. ("_calibrated",); its own come on top.
+    Beside them "__doc__", "__opaque__" (names in capitals that are no literals) and "__functions__" ({name: syntax tree}; of what
+    was imported that of its import). ValueError for a file that is no Python.
     """
     path = SCRIPTS / room / f"{name}.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    found = {"__doc__": ast.get_docstring(tree) or ""}
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        place = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise ValueError(f"scripts/{room}/{name}.py{place}: {getattr(error, 'msg', error)}; allowed: Python") from error
+    found = {"__doc__": ast.get_docstring(tree) or "", "__opaque__": set(), "__functions__": {}}
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
-            try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
-            except ValueError:
+        if isinstance(node, ast.FunctionDef):
+            found["__functions__"][node.name] = node
+        elif isinstance(node, ast.ImportFrom):
+            found["__functions__"] |= {part.asname or part.name: node for part in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if not isinstance(target, ast.Name):
                 continue
+            found["__functions__"][target.id] = node  # load = other.load
+            try:
+                found |= {target.id: ast.literal_eval(node.value)} if target.id.isupper() else {}
+            except (ValueError, TypeError):
+                found["__opaque__"].add(target.id)
     shared = [constants(room, other)["PARAMETERS"] for other in found.get("SHARES", ())]
     if shared:
         found["PARAMETERS"] = {k: v for part in (*shared, found.get("PARAMETERS", {})) for k, v in part.items()}

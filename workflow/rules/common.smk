@@ -69,13 +69,14 @@ METRICS = list(config["metrics"])
 HELD = defaultdict(list)  # path of a run: names of the schemes that hold it
 for run, scheme in PLAN.cells:
     HELD[run.path].append(scheme)
+UNLEARNED = [run.spec for run in PLAN.runs.values() if run.stage == "unlearn"]
 # On a cluster each job is a Snakemake in a Snakemake: only the outermost, which can ask for more, tries again.
 RETRIES = config["resources"]["retries"] if workflow.is_main_process else 0
 ARTIFACTS = [name for name, scheme in config["schemes"].items() if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT")]
-ARITHMETIC = [name for name in registry.names("methods") if not trains(name)]
+ARITHMETIC = sorted({cell["method"]["name"] for cell in UNLEARNED if not trains(cell["method"]["name"])})
 # What a masked run writes beside its checkpoint, by the beginning of its mask's kind; "" is a run without a mask.
 MASKS = {"": (), "module": ("mask.json",), "row": ("mask.json", "mask.safetensors")}
-POINTS = sorted({(), *(naming.points(run.spec) for run in PLAN.runs.values() if run.stage == "unlearn")})
+POINTS = sorted({(), *(naming.points(cell) for cell in UNLEARNED)})
 # How many processes a training has, and how they share it (scripts/launch.py). Resources, because they decide no result. On several
 # nodes the job is one of the kind "mpi": then the launcher's own srun starts on each node.
 site = config["resources"]
