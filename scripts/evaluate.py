@@ -4,17 +4,28 @@ A metric file carries the fingerprint of all that decides it: the run's outcome 
 manifest, the scheme, the metric's settings and the version of its definition. A file whose fingerprint still holds is
 left as it is, so a new metric or scheme computes only itself; when nothing is left to do, not even torch is imported.
 A run that diverged, or a model whose logits are not finite, gets files without a value, never a score of 0.
+
+A metric or a scheme that fails leaves the others of the job alone. Snakemake removes what a failed job has written, though: until
+the job has ended well, each new file lies a second time in eval/<scheme>/.kept, from where the next attempt takes it.
 """
 
 import argparse
 import gc
+import math
+import numbers
+import shutil
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from scripts.core import devices, process, registry
 from scripts.core.provenance import Provenance
-from scripts.core.storage import digest, read_json, write_json
+from scripts.core.storage import digest, dumps, read_json, write_json
+
+# What a metric file has beside what its metric gave.
+WRITTEN = {"metric", "kind", "version", "settings", "scheme", "fingerprint", "status", "reason", "provenance"}
+WRITTEN |= {"quantization", "bits_per_weight"}
 
 
 def settings(entry: dict, corpus: dict | None = None) -> dict:
@@ -32,6 +43,32 @@ def settings(entry: dict, corpus: dict | None = None) -> dict:
         if filled[name] is None and "corpus" in parameter:
             filled[name] = (corpus or {}).get(parameter["corpus"])
     return filled
+
+
+def checked(found, name: str) -> dict:
+    """What a metric's evaluate() returned, its value a float; ValueError (one line) where that is no score."""
+    key = f"metrics.{name}: evaluate() gave"
+    if not isinstance(found, dict) or not found.keys() >= {"value", "n", "samples"}:
+        raise ValueError(f"{key} {str(found)[:80]}; allowed: a mapping with value, n and samples")
+    if own := sorted(found.keys() & WRITTEN):
+        raise ValueError(f"{key} a {own[0]!r}, which the evaluation writes itself; allowed: another name")
+    value = found["value"]
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(f"{key} the value {value!r}; allowed: a finite number (where the model gives none, NotFinite is raised)")
+    found = found | {"value": float(value)}
+    try:
+        dumps(found)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key} what JSON can't hold ({error}); allowed: finite numbers, texts, lists, mappings") from error
+    return found
+
+
+def told(error: Exception, what: str) -> str:
+    """One line that tells an error of a metric or scheme; what is no bad input shows where it comes from, too."""
+    if isinstance(error, ValueError | OSError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{what}: {type(error).__name__}: {error}".splitlines()[0]
 
 
 class Job:
@@ -68,11 +105,22 @@ class Job:
         return self.run / "eval" / self.scheme["name"] / f"{name}.json"
 
     def pending(self) -> list[str]:
-        """Metrics without a file, or with one that was made from something else."""
-        return [name for name in self.metrics if not self._holds(name)]
+        """Metrics without a file, or with one made from something else; what an attempt that failed has kept is put back."""
+        for name in self.metrics:
+            if not self._holds(name, self.file(name)) and self._holds(name, self.spare(name)):
+                write_json(self.file(name), read_json(self.spare(name)))
+        return [name for name in self.metrics if not self._holds(name, self.file(name))]
 
-    def _holds(self, name: str) -> bool:
-        path = self.file(name)
+    def spare(self, name: str) -> Path:
+        """Where a metric's file lies a second time until the job has ended well."""
+        return self.file(name).parent / ".kept" / f"{name}.json"
+
+    def tidy(self) -> None:
+        """Remove the second copies."""
+        for folder in {self.spare(name).parent for name in self.metrics}:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _holds(self, name: str, path: Path) -> bool:
         try:
             return path.is_file() and read_json(path).get("fingerprint") == self.metrics[name]["fingerprint"]
         except (ValueError, AttributeError):
@@ -80,7 +128,9 @@ class Job:
 
     def write(self, name: str, provenance: Provenance, **content) -> None:
         """Write a metric file. content: status, value, n, samples, and whatever the metric adds."""
-        write_json(self.file(name), self.metrics[name] | content | {"provenance": provenance.record(**self.facts, **self.timed)})
+        content |= {"provenance": provenance.record(**self.facts, **self.timed)}
+        for path in (self.spare(name), self.file(name)):
+            write_json(path, self.metrics[name] | content)
         value = content["value"]
         shown = content["status"] if value is None else f"{value:.2f}"
         print(f"{self.scheme['name']} {name}: {shown} (n {content['n']})", file=sys.stderr)
@@ -109,13 +159,13 @@ class Job:
         model, described = pairs.load(plugin, checkpoint, self.scheme, device, **extra)
         return Engine(model, load_tokenizer(checkpoint), batch_tokens), described
 
-    def compute(self, names: list[str], artifact: Path | None, device: str | None) -> None:
-        """Compute and write the metrics `names`."""
+    def compute(self, names: list[str], artifact: Path | None, device: str | None) -> list[str]:
+        """Compute and write the metrics `names`; returns a line for each that failed."""
         provenance = Provenance(self.spec)
         if self.outcome.get("status") == "diverged":
             step = self.outcome.get("step")
             self.without_value(names, provenance, "diverged", f"diverged at step {step}", step=step)
-            return
+            return []
         checkpoint, kind = self.run / "checkpoint", self.scheme["kind"]
         plugin, facts = registry.load("quantizers", kind), registry.constants("quantizers", kind)
         extra = {}
@@ -126,7 +176,7 @@ class Job:
         self.timed = {"quantize_seconds": round(time.monotonic() - started, 2)}
         from scripts.core.generation import NotFinite
 
-        common = {"quantization": described, "bits_per_weight": described["bits_per_weight"], **engine.facts}
+        common, failed = {"quantization": described, "bits_per_weight": described["bits_per_weight"], **engine.facts}, []
         for name in names:
             provenance = Provenance(self.spec)
             content = self.metrics[name]
@@ -134,11 +184,14 @@ class Job:
             try:
                 metric = registry.load("metrics", content["kind"])
                 with provenance.working():
-                    found = metric.evaluate(engine, self.data, content["settings"])
+                    found = checked(metric.evaluate(engine, self.data, content["settings"]), name)
             except NotFinite as error:
                 self.without_value([name], provenance, "not finite", str(error), **common)
-            else:
-                self.write(name, provenance, status="ok", **common, **found)
+            except Exception as error:
+                failed.append(told(error, f"{self.scheme['name']} {name}"))
+            else:  # what can't be written ends the job: the disk is full, for the others, too
+                self.write(name, provenance, status="ok", **common | found)
+        return failed
 
 
 def pick_device(kind: str, facts: dict) -> str:
@@ -165,7 +218,7 @@ def main(argv=None) -> int:
     for path in (options.run / "outcome.json", options.corpus / "manifest.json", *options.schemes):
         if not path.is_file():
             raise ValueError(f"{path} does not exist; allowed: a finished run, a built corpus and scheme files")
-    jobs = [Job(options.run, options.corpus, path) for path in options.schemes]
+    jobs, failed = [Job(options.run, options.corpus, path) for path in options.schemes], []
     for number, job in enumerate(jobs, 1):
         names = job.pending()
         kept = len(job.metrics) - len(names)
@@ -173,10 +226,20 @@ def main(argv=None) -> int:
         if names:
             if options.device != "cpu":
                 devices.claim(1)  # does nothing for the second scheme: one is shown by then
-            job.compute(names, options.artifact, options.device)
+            try:
+                failed += job.compute(names, options.artifact, options.device)
+            except OSError:
+                raise
+            except Exception as error:
+                failed.append(told(error, f"scheme {job.scheme['name']}"))
         if names and number < len(jobs):
             gc.collect()  # the next scheme's model should not meet this one in memory
-    return 0
+    for line in failed:
+        print(f"error: {line}", file=sys.stderr)
+    if not failed:
+        for job in jobs:
+            job.tidy()
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scripts import evaluate, rescore
@@ -228,6 +229,63 @@ def test_bad_input_is_one_line(copy, capsys, entries, said):
     assert run(copy, "full") == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and said in errors[0]
+
+
+WRONG = {
+    "nothing": (None, "evaluate() gave None"),
+    "no samples": ({"value": 1.0, "n": 1}, "allowed: a mapping with value, n and samples"),
+    "no number": ({"value": "1", "n": 1, "samples": []}, "evaluate() gave the value '1'"),
+    "a value that is not finite": ({"value": float("nan"), "n": 1, "samples": []}, "evaluate() gave the value nan"),
+    "a sample that is not finite": ({"value": 1.0, "n": 1, "samples": [float("inf")]}, "what JSON can't hold"),
+    "an object": ({"value": 1.0, "n": 1, "samples": [object()]}, "what JSON can't hold"),
+    "a key of the file": ({"value": 1.0, "n": 1, "samples": [], "status": "ok"}, "evaluate() gave a 'status'"),
+    "an error": (KeyError("prompt"), "full knowmem_r: KeyError: 'prompt'"),
+}
+
+
+def test_a_metric_that_fails_is_told_and_leaves_the_others(copy, capsys, monkeypatch):
+    """Nor does it take what the job has computed with it: Snakemake removes the outputs of a job that failed."""
+    from scripts.metrics import knowmem
+
+    def wrong(engine, data, settings):
+        if isinstance(WRONG[case][0], Exception):
+            raise WRONG[case][0]
+        return WRONG[case][0]
+
+    monkeypatch.setattr(knowmem, "evaluate", wrong)
+    for case in WRONG:
+        shutil.rmtree(copy / "run/eval/full/.kept", ignore_errors=True)
+        for path in (copy / "run/eval/full").glob("*.json"):
+            path.unlink()
+        capsys.readouterr()
+        assert run(copy, "full", "rtn_int4") == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("error: ") and WRONG[case][1] in last and "knowmem_r" in last
+        assert {path.stem for path in (copy / "run/eval/full").glob("*.json")} == METRICS.keys() - {"knowmem_r"}
+    monkeypatch.undo()
+    before = states(copy)
+    for path in (copy / "run/eval/full").glob("*.json"):
+        path.unlink()
+    assert run(copy, "full") == 0
+    assert changed(before, states(copy)) == {"run/eval/full/knowmem_r.json"}
+    assert not (copy / "run/eval/full/.kept").exists()
+
+
+def test_a_scheme_that_fails_leaves_the_others(copy, capsys, monkeypatch):
+    from scripts.quantizers import full
+
+    def broken(*arguments):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(full, "load", broken)
+    shutil.rmtree(copy / "run/eval")
+    assert run(copy, "full", "rtn_int4") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: scheme full: RuntimeError: no kernel"
+    assert {path.stem for path in (copy / "run/eval/rtn_int4").glob("*.json")} == METRICS.keys()
+
+
+def test_a_real_number_of_numpy_is_a_value():
+    assert evaluate.checked({"value": np.float32(3), "n": 1, "samples": []}, "x")["value"] == 3.0
 
 
 def test_missing_parts_are_one_line(copy, capsys):
