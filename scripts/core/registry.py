@@ -66,9 +66,10 @@ def constants(room: str, name: str) -> dict:
             found["__functions__"] |= {part.asname or part.name: node for part in node.names}
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            bound = target.elts if isinstance(target, ast.Tuple) else [target]
+            found["__functions__"] |= {one.id: node for one in bound if isinstance(one, ast.Name)}  # load = other.load
             if not isinstance(target, ast.Name):
                 continue
-            found["__functions__"][target.id] = node  # load = other.load
             try:
                 found |= {target.id: ast.literal_eval(node.value)} if target.id.isupper() else {}
             except (ValueError, TypeError):

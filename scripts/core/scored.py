@@ -5,6 +5,7 @@ A cell without a score keeps its row: the value is empty, and `status` and `reas
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from scripts.core import columns, statistics
 from scripts.core.storage import read_json
 
 SCORE_KEYS = ("score", "rougeL", "acc", "nll", "entropy")  # where a sample has its score; else under the name of its metric's kind
+BAR = re.compile(r"\d%\|")  # of a progress bar, which ends after the error that ended its program
 PRIVLEAK_SCORE = "Min-40%"
 
 
@@ -104,7 +106,8 @@ def unfinished(results: Path, run: str, scheme: str) -> str | None:
     job = f"evaluate_{scheme}" if (results / run / "outcome.json").exists() else "unlearn"
     log = results / "logs" / run / f"{job}.log"
     lines = log.read_text(errors="replace").replace("\r", "\n").split("\n") if log.exists() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), None)
+    lines = [line.strip() for line in lines if line.strip()]
+    last = ([line for line in lines if not BAR.search(line)] or lines or [None])[-1]
     return f"{job} did not finish; its log ends: {last[:200]}" if last else None
 
 

@@ -123,6 +123,10 @@ class RunTrainer(Trainer):
         for name, weight, term in self.terms(model, inputs):
             with precision.autocast(self.training["weights"], self._device):
                 value = term()
+            if not isinstance(value, torch.Tensor) or value.ndim:
+                raise ValueError(f"the {name} loss is {str(value)[:60]!r}; allowed: a scalar tensor")
+            if not value.requires_grad and value != 0:
+                raise ValueError(f"the {name} loss has no gradient; allowed: one that was not detached from the weights, or 0")
             if value.requires_grad:
                 self.before_term(name)
                 self._backward(model, value * (weight * share / self.current_gradient_accumulation_steps))

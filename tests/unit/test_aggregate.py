@@ -102,7 +102,9 @@ def test_cells_without_a_score_are_empty_with_a_reason(sweep):
     write_json(root / "people/e/x/seed0/outcome.json", {"status": "diverged", "step": 3})
     log = root / "logs/people/g/x/seed0/unlearn.log"
     log.parent.mkdir(parents=True)
-    log.write_text("  0%|  | 0/9\r 11%|# | 1/9\nTraceback (most recent call last):\nOutOfMemoryError: CUDA out of memory\n")
+    log.write_text(
+        "  0%|  | 0/9\r 11%|# | 1/9\nTraceback (most recent call last):\nOutOfMemoryError: CUDA out of memory\n 11%|# | 1/9\n"
+    )
     given = reference("target") + [c for name in "abcdefg" for c in cells(f"people/{name}/x/seed0", setting=name)]
     made = program.aggregate(given, root)
     table, back = made["scores"], made["recovery"]

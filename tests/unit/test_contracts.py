@@ -13,7 +13,7 @@ EVALUATE, RESCORE = "def evaluate(engine, data, settings): ...\n", "def rescore(
 GOOD = {
     "methods": METHOD + LOSS,
     "regularizers": METHOD.replace("beta", "alpha") + "loss = other.loss\n",
-    "quantizers": SCHEME + "from scripts.quantizers._bnb import load\n" + DESCRIBE,
+    "quantizers": SCHEME + "from other import load\ndescribe, held = other.describe, other.held\n",
     "metrics": METRIC + EVALUATE + RESCORE,
     "corpora": "PARAMETERS: dict = {}\ndef check(settings): ...\ndef build(settings, out): ...\n",
     "figures": 'TABLES = ["scores"]\ndef draw(tables): ...\n',

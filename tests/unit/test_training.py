@@ -215,6 +215,20 @@ def test_none_costs_no_retain_forward(tokenizer, rows):
     assert passes == [3, 6]
 
 
+WRONG = {"a number": lambda loss: loss.item(), "none": lambda loss: None, "a vector": lambda loss: loss.repeat(3)}
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, "detached"])
+def test_a_loss_that_trains_nothing_is_an_error(tokenizer, rows, monkeypatch, wrong):
+    """Its run would pass for an unlearned model, with the target's weights or with those of the retain term alone."""
+    run = make(tokenizer, rows, method="ga")
+    module, inner = run.method[0], run.method[0].loss
+    change = WRONG.get(wrong, torch.Tensor.detach)
+    monkeypatch.setattr(module, "loss", lambda *arguments: change(inner(*arguments)))
+    with pytest.raises(ValueError, match="the forget loss has no gradient" if wrong == "detached" else "the forget loss is"):
+        run.run()
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_divergence_is_caught_with_its_step_before_it_is_applied(tokenizer, rows, monkeypatch, where):
     run = make(tokenizer, rows, method="ga")
