@@ -117,6 +117,16 @@ def table(told: dict, cores: int) -> str:
     return "\n".join(lines) + f"; {100 * told['strict']:.1f} % with {KINDS[-1]} as overhead"
 
 
+def check(told: dict, options) -> None:
+    """ValueError where jobs took more than all cores had: the dates of the files are not those of the run."""
+    busy, had = sum(own["busy"] for own in told["kinds"].values()), told["wall"] * options.cores
+    if busy > 1.1 * had:
+        raise ValueError(
+            f"{options.results}: its jobs took {busy:.0f} core-seconds in {had:.0f}; "
+            "allowed: a folder with the dates of its run (a copy by cp -a keeps them), and --cores as it ran"
+        )
+
+
 def main(argv=None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.splitlines()[0])
@@ -128,11 +138,12 @@ def main(argv=None) -> int:
         found = jobs(options.results)
         if not found:
             raise ValueError(f"{options.results}: no benchmarks; allowed: the results folder of a sweep that ran")
+        told = account(found, sum(map(logged, options.log)) or running(found), options.cores)
+        check(told, options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    wall = sum(map(logged, options.log)) or running(found)
-    print(table(account(found, wall, options.cores), options.cores))
+    print(table(told, options.cores))
     return 0
 
 

@@ -94,5 +94,8 @@ def test_a_sweeps_overhead_is_what_its_jobs_do_beside_work(tmp_path, capsys):
     assert told["wall"] == 60 and told["overhead"] == pytest.approx(1 - 56 / 120)
     assert told["kinds"]["training"] == {"jobs": 2, "busy": 80, "work": 46} and told["kinds"]["evaluation"]["work"] == 10
     assert "60 s on 2 cores; (wall − work) / wall = 53.3 %" in overhead.table(told, 2)
+    for path in (tmp_path / "benchmarks").rglob("*.tsv"):
+        os.utime(path, (1040, 1040))  # a copy without its dates
+    assert overhead.main([str(tmp_path), "--cores", "1"]) == 2 and "100 core-seconds in 40;" in capsys.readouterr().err
     storage.write_json(run / "run.json", {})
     assert overhead.main([str(tmp_path)]) == 2 and "run.json: has no work_seconds" in capsys.readouterr().err
