@@ -74,8 +74,6 @@ def best_scale(weights, gram, mean, bits: int, group: int):
 
     weights: list of (rows, columns) fp32; gram (columns, columns); mean (columns,) of |x|. losses by α, α = 0 is s = 1.
     """
-    import torch
-
     found, losses = None, []
     for step in range(GRID):
         s = mean.clamp(min=1e-4) ** (step / GRID)
@@ -84,7 +82,7 @@ def best_scale(weights, gram, mean, bits: int, group: int):
         losses.append(total)
         if found is None or total < found[0]:
             found = (total, s, step / GRID)
-    return found[1] if found else torch.ones_like(mean), found[2], losses
+    return *found[1:], losses
 
 
 def best_clip(weight, gram, bits: int, group: int):

@@ -136,7 +136,8 @@ def test_sums_and_ratios_are_their_definitions(weights):
     assert whole["n"] == d.size and whole["changed"] == np.count_nonzero(d) > 0
     for found, wanted in ((whole["d2"], (d**2).sum()), (whole["w2"], (w**2).sum()), (whole["gd"], (g * d).sum())):
         assert found == pytest.approx(wanted, rel=1e-6)
-    for name, wanted in {"q2": (q**2).sum(), "qd": (q * d).sum(), "gq": (g * q).sum()}.items():
+    e2 = ((new[0].double().numpy() - w) ** 2).sum()
+    for name, wanted in {"q2": (q**2).sum(), "qd": (q * d).sum(), "gq": (g * q).sum(), "e2": e2}.items():
         assert sums[name] == pytest.approx(wanted, rel=1e-6), name
     assert sums["codes"] == int((old[1] != new[1]).sum()) and sums["values"] == np.count_nonzero(q)
     rest = {"d2": 3.0, "gd": 0.5}
@@ -145,6 +146,11 @@ def test_sums_and_ratios_are_their_definitions(weights):
     assert ratios["projection"] == pytest.approx(p)
     assert ratios["noise"] == pytest.approx(((q - p * d) ** 2).sum() / (d**2).sum())
     assert ratios["snr"] == pytest.approx(p**2 / ratios["noise"])
+    shares = {"changed": whole["changed"], "code_changed": sums["codes"], "value_changed": sums["values"]}
+    assert [ratios[name] for name in shares] == [count / d.size for count in shares.values()]
+    assert ratios["survived"] == pytest.approx((q**2).sum() / (d**2).sum())
+    assert ratios["noise_ratio"] == pytest.approx((d**2).sum() / e2)
+    assert ratios["relative_step"] == pytest.approx(((d**2).sum() / (w**2).sum()) ** 0.5)
     assert ratios["kept"] == pytest.approx(((q * d).sum() + 3) / ((d**2).sum() + 3))
     assert ratios["first_order"] == pytest.approx(((g * q).sum() + 0.5) / ((g * d).sum() + 0.5))
     for name, values in (("moved", w0[(d != 0) & (w0 != 0)]), ("steps", d[d != 0])):

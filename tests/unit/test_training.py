@@ -142,6 +142,14 @@ def test_damaged_state_gives_way_to_an_older_whole_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
 
 
+def test_the_newest_state_is_that_of_most_steps(tmp_path):
+    """Of two that a crash left between writing one and deleting the other; 10 comes after 9."""
+    for step in (9, 10):
+        (tmp_path / f"step-{step}").mkdir()
+        (tmp_path / f"step-{step}/resume.json").write_text('{"digest": "d"}')
+    assert ResumeStore(tmp_path, "d").latest()[0] == tmp_path / "step-10"
+
+
 def test_saving_by_the_clock(tokenizer, rows, tmp_path):
     store = ResumeStore(tmp_path / "r", "d")
     make(tokenizer, rows, {**TRAINING, "save_minutes": 0}, store=store).run()
@@ -152,7 +160,9 @@ def test_signal_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
     with Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGTERM)
-    assert interruption.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert interruption.signal == signal.SIGTERM, "the first one that came"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_total_is_forget_plus_alpha_retain_and_follows_a_bare_loop(tokenizer, rows):
