@@ -11,6 +11,9 @@ good as tied. Of the schemes, bitsandbytes' int8 is an exception by design: whic
 on everything in the batch. `share_prefix=False` and `batch_tokens=1` turn all of it off.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
@@ -128,8 +131,9 @@ def generate(
     plain = _fits(model)
     shared = common_prefix(prompts) if share_prefix and plain else 0
     start = _prefix(model, prompts[0][:shared]) if shared else None
+    task = _Task(prompts, new_tokens, ends, stopped, temperature, seed, plain, shared, start)
     for rows in batches([len(prompt) for prompt in prompts], new_tokens, batch_tokens):
-        _run(model, prompts, rows, found, new_tokens, ends, stopped, temperature, seed, shared, start, plain)
+        _run(model, task, rows, found)
         if progress:
             progress(len(rows))
     return found
@@ -157,25 +161,34 @@ def left_padded(rests: list[list[int]], shared: int, new_tokens: int):
     return ids, mask
 
 
-def _run(model, prompts, rows, found, new_tokens, ends, stopped, temperature, seed, shared, start, plain) -> None:
-    """Generate one batch (indices `rows` of `prompts`) into `found`."""
-    device, total = model.device, len(rows)
-    ids, mask = (part.to(device) for part in left_padded([prompts[i][shared:] for i in rows], shared, new_tokens))
+@dataclass(frozen=True)
+class _Task:
+    """What `generate` was asked for, and what all its batches share.
+
+    plain: see `_fits`. shared: how many tokens all prompts begin with; start: their keys and values by layer, None without any.
+    """
+
+    prompts: list[list[int]]
+    new_tokens: int
+    ends: set[int]
+    stopped: Callable | None
+    temperature: float
+    seed: int
+    plain: bool
+    shared: int
+    start: list | None
+
+
+def _run(model, task: _Task, rows: list[int], found: list[list[int]]) -> None:
+    """Generate one batch (indices `rows` of the prompts) into `found`."""
+    rests = [task.prompts[i][task.shared :] for i in rows]
+    ids, mask = (part.to(model.device) for part in left_padded(rests, task.shared, task.new_tokens))
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    longest = ids.shape[1]
-    if plain:
-        capacity = shared + longest + new_tokens
-        count = model.config.num_hidden_layers
-        cache = Cache(layers=[Room(capacity, start[k] if start else None, total) for k in range(count)])
-    else:
-        cache = DynamicCache(config=model.config)
-    uniform = None
-    if temperature > 0:
-        uniform = torch.from_numpy(np.stack([draws(seed, i, new_tokens) for i in rows])).to(device)
+    cache, uniform = _cache(model, task, *mask.shape), _uniform(model, task, rows)
     # One new token looks at all that is not padding; in this form the mask need not be made anew in each layer and step.
-    seen = mask[:, None, None].bool() if plain and model.config._attn_implementation == "sdpa" else mask
-    begin, end, rows, writing = shared, shared + longest, list(rows), [True] * total
-    for step in range(new_tokens):
+    seen = mask[:, None, None].bool() if task.plain and model.config._attn_implementation == "sdpa" else mask
+    begin, end, rows, writing = task.shared, task.shared + ids.shape[1], list(rows), [True] * len(rows)
+    for step in range(task.new_tokens):
         logits = model(
             input_ids=ids,
             attention_mask=seen[..., :end] if step else mask[:, :end],
@@ -186,32 +199,50 @@ def _run(model, prompts, rows, found, new_tokens, ends, stopped, temperature, se
         ).logits[:, -1]
         top, chosen = logits.max(-1)  # NaN is the maximum of what holds it
         if uniform is not None:
-            chosen = _sample(logits, temperature, uniform[:, step])
+            chosen = _sample(logits, task.temperature, uniform[:, step])
         told = torch.stack([chosen, torch.isfinite(top).long()]).tolist()  # the step's one transfer
-        for row, (token, finite) in enumerate(zip(*told, strict=True)):
-            if not writing[row]:
-                continue
-            if not finite:
-                raise NotFinite(f"logits of prompt {rows[row]} are not finite at new token {step}")
-            if token in ends:
-                writing[row] = False
-            else:
-                found[rows[row]].append(token)
-        if stopped and any(writing):
-            live = [row for row in range(len(rows)) if writing[row]]
-            for row, full in zip(live, stopped([found[rows[row]] for row in live]), strict=True):
-                writing[row] = not full
+        _append(task, rows, writing, found, step, *told)
         if not any(writing):
             return
         ids = chosen[:, None]
         if sum(writing) <= LEAVE_AT * len(rows):
             keep = [row for row in range(len(rows)) if writing[row]]
             rows, writing = [rows[row] for row in keep], [True] * len(keep)
-            index = torch.tensor(keep, device=device)
+            index = torch.tensor(keep, device=model.device)
             cache.batch_select_indices(index)
             ids, seen, positions = ids[index], seen[index], positions[index]
             uniform = None if uniform is None else uniform[index]
         begin, end = end, end + 1
+
+
+def _cache(model, task: _Task, count: int, capacity: int) -> Cache:
+    """An empty cache for `count` rows of at most `capacity` positions, or one that holds their common beginning."""
+    if not task.plain:
+        return DynamicCache(config=model.config)
+    layers = range(model.config.num_hidden_layers)
+    return Cache(layers=[Room(capacity, task.start[k] if task.start else None, count) for k in layers])
+
+
+def _uniform(model, task: _Task, rows: list[int]) -> torch.Tensor | None:
+    """(B, new tokens) uniform numbers in [0, 1), by which tokens are drawn; None where they are not drawn."""
+    if task.temperature <= 0:
+        return None
+    return torch.from_numpy(np.stack([draws(task.seed, i, task.new_tokens) for i in rows])).to(model.device)
+
+
+def _append(task: _Task, rows, writing: list[bool], found, step: int, tokens: list[int], finite: list[int]) -> None:
+    """Add a step's tokens to `found` for the rows that are still `writing`, which those that end are no longer."""
+    for row in [row for row in range(len(rows)) if writing[row]]:
+        if not finite[row]:
+            raise NotFinite(f"logits of prompt {rows[row]} are not finite at new token {step}")
+        if tokens[row] in task.ends:
+            writing[row] = False
+        else:
+            found[rows[row]].append(tokens[row])
+    live = [row for row in range(len(rows)) if writing[row]]
+    if task.stopped and live:
+        for row, full in zip(live, task.stopped([found[rows[row]] for row in live]), strict=True):
+            writing[row] = not full
 
 
 def _sample(logits, temperature: float, uniform):
