@@ -10,6 +10,7 @@ a signal cut training off: start it again to go on.
 """
 
 import random
+from pathlib import Path
 
 from scripts.core import process, runs, storage
 from scripts.core.provenance import Provenance
@@ -84,21 +85,9 @@ def publish(spec, options, provenance) -> int:
     return 0
 
 
-@process.guarded
-def main(argv=None) -> int:
-    """Run the program; 0 done, 2 bad input, 75 or 143 interrupted with state saved."""
-    runs.hear_signals()
-    arguments = runs.parser("train", __doc__.splitlines()[0])
-    arguments.add_argument(
-        "--base", type=runs.Path, help="run folder to start from: the base (scratch models), the target (stage reinforced)"
-    )
-    arguments.add_argument("--calibration", default="", help="what schemes ask of the corpus's text: NAME=SET:SAMPLESxLENGTH,…")
-    options = arguments.parse_args(argv)
-    spec = runs.read_spec(options.spec, SPLITS)
-    provenance, stage, model = Provenance(spec), spec["stage"], spec["model"]
-    if model["kind"] == "pretrained" and stage != "reinforced":
-        return publish(spec, options, provenance)
-
+def fit(spec, options, provenance) -> int:
+    """Train a stage's model and write it; the exit code."""
+    stage, model = spec["stage"], spec["model"]
     settings, texts = recipe(model, stage), texts_of(options.corpus, stage, model)
     device = runs.prepare(options.threads)
     from scripts.core import batching, calibration, hyperparameters, models, trainer
@@ -109,9 +98,7 @@ def main(argv=None) -> int:
     network, tokenizer = starting_point(spec, options.corpus, options.base, device)
     calibration.check_demands(options.calibration, options.corpus, tokenizer)
     length = spec["corpus"]["max_length"]
-    positions = network.config.max_position_embeddings
-    if length > positions:
-        raise ValueError(f"corpus.max_length: {length} is not allowed; allowed: at most the model's {positions} positions")
+    models.check_length(network, length)
     dataset = batching.TextDataset(batching.chunks(texts, tokenizer, length))
     starts = [options.base] if options.base else []
     store = ResumeStore(options.out / ".resume", runs.inputs_digest(spec, options.corpus, *starts, zero=zero))
@@ -126,7 +113,6 @@ def main(argv=None) -> int:
         raise ValueError(f"training of {spec['run']}: {error}; allowed: settings that converge (smaller lr)") from error
     if training.interruption.signal:
         return training.interruption.exit_code
-
     state = zero and zero.state_dict(training.deepspeed)
     if zero and not zero.first:
         return 0
@@ -138,6 +124,21 @@ def main(argv=None) -> int:
     runs.finish(options.out, provenance, write, step, **record)
     store.clear()
     return 0
+
+
+@process.guarded
+def main(argv=None) -> int:
+    """Run the program; 0 done, 2 bad input, 75 or 143 interrupted with state saved."""
+    runs.hear_signals()
+    arguments = runs.parser("train", __doc__.splitlines()[0])
+    arguments.add_argument(
+        "--base", type=Path, help="run folder to start from: the base (scratch models), the target (stage reinforced)"
+    )
+    arguments.add_argument("--calibration", default="", help="what schemes ask of the corpus's text: NAME=SET:SAMPLESxLENGTH,…")
+    options = arguments.parse_args(argv)
+    spec = runs.read_spec(options.spec, SPLITS)
+    copied = spec["model"]["kind"] == "pretrained" and spec["stage"] != "reinforced"
+    return (publish if copied else fit)(spec, options, Provenance(spec))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ weights. The exit code is 75 or 143 when a signal cut training off: start it aga
 on checkpoints (task_vector, whp) train nothing and read the reinforced model, too.
 """
 
+from pathlib import Path
+
 from scripts.core import process, registry, runs
 from scripts.core.provenance import Provenance
 
@@ -47,8 +49,8 @@ def main(argv=None) -> int:
     """Run the program; 0 done or diverged, 2 bad input, 75 or 143 interrupted with state saved."""
     runs.hear_signals()
     arguments = runs.parser("unlearn", __doc__.splitlines()[0])
-    arguments.add_argument("--target", type=runs.Path, required=True, help="run folder of the target model")
-    arguments.add_argument("--reinforced", type=runs.Path, help="run folder of the reinforced model, for methods that need it")
+    arguments.add_argument("--target", type=Path, required=True, help="run folder of the target model")
+    arguments.add_argument("--reinforced", type=Path, help="run folder of the reinforced model, for methods that need it")
     how = "weights are kept whole (default), or as a difference from the target"
     arguments.add_argument("--store-checkpoints", choices=("full", "delta"), default="full", help=how)
     options = arguments.parse_args(argv)

@@ -2,6 +2,8 @@
 
 import math
 
+from transformers.training_args import TrainingArguments
+
 from scripts.core.optimizer import OPTIMIZERS
 from scripts.core.reference import KINDS
 
@@ -36,6 +38,7 @@ DEFAULTS = {
     "save_minutes": 10,
     "save_steps": None,
 }
+RECOMPUTING = {"use_reentrant": False}  # how gradient checkpointing is done
 SCHEDULES = ("constant", "cosine", "linear")
 CHOICES = {
     "schedule": SCHEDULES,
@@ -83,3 +86,35 @@ def passes(training: dict, rows: int) -> float:
     """How often a completed training reads each of its rows."""
     steps = training["max_steps"]
     return training["epochs"] if steps is None else steps * training["batch"] * training["accumulation"] / rows
+
+
+def trainer_arguments(training: dict, folder: str, seed: int, device: str, zero) -> TrainingArguments:
+    """A completed training's settings as Trainer takes them. folder: of its saved states; zero: as in RunTrainer."""
+    arguments = TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=training["batch"] // (zero.size if zero else 1),
+        gradient_accumulation_steps=training["accumulation"],
+        num_train_epochs=training["epochs"],
+        max_steps=training["max_steps"] or -1,
+        max_grad_norm=training["clip"] or 0.0,
+        warmup_steps=training["warmup"],
+        lr_scheduler_type="constant_with_warmup" if training["schedule"] == "constant" else training["schedule"],
+        learning_rate=training["lr"],
+        seed=seed,
+        data_seed=seed,
+        use_cpu=device == "cpu" and not zero,
+        deepspeed=zero.config if zero else None,
+        bf16=bool(zero and zero.storage == "bf16"),  # only DeepSpeed's integration reads it
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device != "cpu",
+        log_level="error",
+        activation_checkpointing=training["gradient_checkpointing"],
+        activation_checkpointing_kwargs=RECOMPUTING,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # never DataParallel: it would change the batch
+    return arguments

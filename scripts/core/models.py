@@ -147,6 +147,13 @@ def on_gpu() -> dict:
     return {} if is_deepspeed_zero3_enabled() else {"device_map": {"": f"cuda:{torch.cuda.current_device()}"}}
 
 
+def check_length(model, length: int) -> None:
+    """ValueError for training chunks of more tokens than the model has positions."""
+    positions = model.config.max_position_embeddings
+    if length > positions:
+        raise ValueError(f"corpus.max_length: {length} is not allowed; allowed: at most the model's {positions} positions")
+
+
 def load_model(source, dtype="fp32", device="cpu", attention="sdpa"):
     """The causal language model of a folder or hub id in a dtype ("bf16" or "fp32"), in evaluation mode, on a device.
 

@@ -16,19 +16,17 @@ import math
 import torch
 from transformers.trainer import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.training_args import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from scripts.core import losses, precision
 from scripts.core.callbacks import Along, Progress, Saving
-from scripts.core.hyperparameters import complete
+from scripts.core.hyperparameters import complete, trainer_arguments
 from scripts.core.models import decoder_layers, quiet
 from scripts.core.optimizer import PrecisionAdamW, bitsandbytes_adamw
 from scripts.core.resume import Interruption, ResumeStore
 from scripts.core.zero import leave_out
 
 RECORDS = 200  # points of the loss history that are kept
-RECOMPUTING = {"use_reentrant": False}  # how gradient checkpointing is done
 
 
 class Diverged(Exception):
@@ -59,34 +57,7 @@ class RunTrainer(Trainer):
         self.resumed = 0  # step of the saved state that the training went on from
         self.rows = {}  # parameters of which only some rows are trained, with the mask of those rows
         self._device = next(model.parameters()).device.type
-        folder = str(store.folder) if store else "."
-        args = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=training["batch"] // (zero.size if zero else 1),
-            gradient_accumulation_steps=training["accumulation"],
-            num_train_epochs=training["epochs"],
-            max_steps=training["max_steps"] or -1,
-            max_grad_norm=training["clip"] or 0.0,
-            warmup_steps=training["warmup"],
-            lr_scheduler_type="constant_with_warmup" if training["schedule"] == "constant" else training["schedule"],
-            learning_rate=training["lr"],
-            seed=seed,
-            data_seed=seed,
-            use_cpu=self._device == "cpu" and not zero,
-            deepspeed=zero.config if zero else None,
-            bf16=bool(zero and zero.storage == "bf16"),  # only DeepSpeed's integration reads it
-            save_strategy="no",
-            logging_strategy="no",
-            logging_nan_inf_filter=False,
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=self._device != "cpu",
-            log_level="error",
-            activation_checkpointing=training["gradient_checkpointing"],
-            activation_checkpointing_kwargs=RECOMPUTING,
-        )
-        args._n_gpu = min(1, args.n_gpu)  # never DataParallel: it would change the batch
+        args = trainer_arguments(training, str(store.folder) if store else ".", seed, self._device, zero)
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collate)
         if training["compile"]:
             for layer in decoder_layers(model):  # one is compiled, all share the code

@@ -54,9 +54,8 @@ class Unlearning:
         self.zero = runs.sharding(options, settings, precision.storage_dtype(settings["weights"], device))
         self.autocast = partial(precision.autocast, settings["weights"], device)
         self.network, self.tokenizer = self.target(), models.load_tokenizer(options.target / "checkpoint")
-        length, positions = spec["corpus"]["max_length"], self.network.config.max_position_embeddings
-        if length > positions:
-            raise ValueError(f"corpus.max_length: {length} is not allowed; allowed: at most the model's {positions} positions")
+        length = spec["corpus"]["max_length"]
+        models.check_length(self.network, length)
         self.rows = {split: batching.chunks(own, self.tokenizer, length) for split, own in texts.items()}
         self.dataset = batching.ForgetRetainDataset(self.rows["forget"], self.rows.get("retain1"))
 
@@ -84,11 +83,11 @@ class Unlearning:
             self.forget_batches(zero and zero.sampler(self.dataset)),
             self.needs,
             self.autocast,
-            zero.frozen(self.target()) if zero and zero.stage == 3 and self.needs - {"retain"} else None,
-            zero and zero.gathered,
-            settings["reference"],
-            settings["reference_k"],
-            None if zero else Plan(asked_rows(self.names, self.rows), settings["batch"], self.options.out, passes),
+            frozen=zero.frozen(self.target()) if zero and zero.stage == 3 and self.needs - {"retain"} else None,
+            gather=zero and zero.gathered,
+            kind=settings["reference"],
+            k=settings["reference_k"],
+            table=None if zero else Plan(asked_rows(self.names, self.rows), settings["batch"], self.options.out, passes),
         )
 
     def mask(self):
@@ -97,15 +96,15 @@ class Unlearning:
             return None
         module, parameters = self.method
         if self.settings["gradient_checkpointing"]:  # Trainer turns it on later, and this backward pass keeps as much as training's
-            self.network.activation_checkpointing_enable(trainer.RECOMPUTING)
+            self.network.activation_checkpointing_enable(hyperparameters.RECOMPUTING)
         mask = saliency.mask_of(
             self.network,
             self.forget_batches(),
             lambda model, batch: module.loss(model, batch, self.reference, **parameters),
-            self.settings["saliency"],
-            self.settings["percentile"],
-            self.autocast,
-            self.zero,
+            kind=self.settings["saliency"],
+            percentile=self.settings["percentile"],
+            autocast=self.autocast,
+            zero=self.zero,
         )
         if self.zero is None or self.zero.first:
             mask.save(self.options.out)
@@ -135,8 +134,19 @@ class Unlearning:
         self.network = self.adapted()
         digest = runs.inputs_digest(spec, self.options.corpus, self.options.target, zero=zero)
         store, points = ResumeStore(out / ".resume", digest), Points(out, naming.points(spec), digest, self.provenance, kept_from)
-        parts = (self.method, self.regularizer, reference, store, mask, zero)
-        training = unlearner.UnlearnTrainer(self.network, self.dataset, batching.collate, self.settings, spec["seed"], *parts)
+        training = unlearner.UnlearnTrainer(
+            self.network,
+            self.dataset,
+            batching.collate,
+            self.settings,
+            spec["seed"],
+            self.method,
+            self.regularizer,
+            reference,
+            store=store,
+            mask=mask,
+            zero=zero,
+        )
         if points.names:
             training.keep_along(points, partial(self.save, last=False))
         try:
