@@ -4,7 +4,7 @@ import gc
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -56,10 +56,6 @@ class Row:
         ratios = pairs.ratios
         times = [scale * statistics.median(seconds) for seconds in (pairs.baseline, pairs.ours)]
         return cls(measure, *times, ratio=statistics.median(ratios), low=min(ratios), high=max(ratios), pairs=len(ratios), **more)
-
-    def as_dict(self) -> dict:
-        """Plain data for JSON."""
-        return asdict(self)
 
 
 class Context:

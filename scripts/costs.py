@@ -9,8 +9,7 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-from scripts.core import columns, process, registry, sweep
-from scripts.core.grid import plan
+from scripts.core import columns, grid, process, sweep
 from scripts.core.plan import named
 from scripts.core.storage import read_json
 
@@ -35,12 +34,9 @@ def evaluation_hours(times: Path, scheme: str, held: list[str], config: dict) ->
     A job that serves several is named by one of them; those that may share a job count with equal shares of all their jobs,
     since a resolved configuration does not keep the order that decides.
     """
-    rooms = {}  # as grid.evaluations divides them
-    for name in held:
-        facts = registry.constants("quantizers", config["schemes"][name]["kind"])
-        rooms[name] = facts["ENVIRONMENT"] if facts.get("ARTIFACT") else ""
-    alone = config["evaluation"]["schemes_per_job"] == 1 or config["evaluation"]["engine"] == "vllm"
-    together = [scheme] if alone else [name for name in held if rooms[name] == rooms[scheme]]
+    schemes = config["schemes"]
+    together = [name for name in held if grid.made_in(schemes[name]) == grid.made_in(schemes[scheme])]
+    together = [scheme] if grid.schemes_per_job(config) == 1 else together
     found = [value for name in together if (value := hours(times / f"evaluate_{name}.tsv")) is not None]
     return sum(found) / len(together) if found else None
 
@@ -69,7 +65,7 @@ def size(folder: Path) -> int | None:
 def collect(config: dict, results: Path) -> list[dict]:
     """One row per run and scheme of a resolved configuration; what is not known is None."""
     made, sizes, held = [], {}, defaultdict(list)
-    cells = plan(config).cells
+    cells = grid.plan(config).cells
     for run, scheme in cells:
         held[run.path].append(scheme)
     for run, scheme in cells:

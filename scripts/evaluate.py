@@ -172,7 +172,8 @@ class Job:
         if facts.get("ARTIFACT"):
             extra["artifact"] = artifact or self.run / "quantized" / self.scheme["name"]
         started = time.monotonic()
-        engine, described = self.engine(plugin, checkpoint, device or pick_device(kind, facts), extra)
+        device = device or devices.pick(kind, facts.get("HARDWARE", ["cpu", "cuda"]))
+        engine, described = self.engine(plugin, checkpoint, device, extra)
         self.timed = {"quantize_seconds": round(time.monotonic() - started, 2)}
         from scripts.core.generation import NotFinite
 
@@ -192,15 +193,6 @@ class Job:
             else:  # what can't be written ends the job: the disk is full, for the others, too
                 self.write(name, provenance, status="ok", **common | found)
         return failed
-
-
-def pick_device(kind: str, facts: dict) -> str:
-    """ "cuda" where there is a GPU that the scheme runs on, else "cpu"; ValueError when it runs on neither."""
-    allowed = facts.get("HARDWARE", ["cpu", "cuda"])
-    for device in ("cuda", "cpu"):
-        if device in allowed and (device == "cpu" or devices.found()):
-            return device
-    raise ValueError(f"scheme.kind: {kind!r} can't run here; allowed: a machine with {' or '.join(allowed)}")
 
 
 @process.guarded

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from scripts.core import delta, devices, process, registry, storage
 from scripts.core.provenance import Provenance
+from scripts.quantizers import _artifact
 
 
 def catalogue() -> str:
@@ -35,18 +36,6 @@ def catalogue() -> str:
             text = f"{key} = {default}: {schema['description']}" + (f" ({', '.join(allowed)})" if allowed else "")
             lines += textwrap.wrap(text, 110, initial_indent="      ", subsequent_indent="        ")
     return "\n".join(lines)
-
-
-def pick_device(kind: str, hardware: list[str]) -> str:
-    """'cuda' where the scheme can use it and there is one, else 'cpu'; ValueError where it needs one that is not there."""
-    try:
-        if "cuda" in hardware and devices.found():
-            return "cuda"
-    except ImportError:  # an environment without torch
-        pass
-    if "cpu" not in hardware:
-        raise ValueError(f"scheme: {kind} needs a CUDA GPU and there is none here; allowed: a machine with one")
-    return "cpu"
 
 
 def libraries() -> dict[str, str]:
@@ -79,6 +68,13 @@ def tokenizer_of(checkpoint):
         return PreTrainedTokenizerFast.from_pretrained(str(checkpoint))
 
 
+def windows_of(scheme: dict, corpus: Path, checkpoint: Path) -> tuple[list[list[int]], dict]:
+    """A scheme's calibration windows, and what to record of them; see scripts.core.calibration.sample."""
+    from scripts.core.calibration import sample
+
+    return sample(scheme, corpus, tokenizer_of(checkpoint))
+
+
 def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | None = None, checkpoint: Path | None = None) -> dict:
     """Make the folder `out` whole; returns the content of its quantization.json. checkpoint: default <run>/checkpoint."""
     checkpoint = checkpoint or run / "checkpoint"
@@ -100,14 +96,8 @@ def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | Non
         )
     plugin = registry.load("quantizers", kind)
     plugin.check(scheme, storage.read_json(checkpoint / "config.json"))
-    device = device or pick_device(kind, facts["HARDWARE"])
-    windows, calibration = [], None
-    if "calibration" in facts["PARAMETERS"]:
-        from scripts.core.calibration import sample
-
-        windows, calibration = sample(scheme, corpus, tokenizer_of(checkpoint))
-    from scripts.quantizers import _artifact
-
+    device = device or devices.pick(kind, facts["HARDWARE"])
+    windows, calibration = windows_of(scheme, corpus, checkpoint) if "calibration" in facts["PARAMETERS"] else ([], None)
     if hasattr(plugin, "prepare"):
         plugin.prepare()
     process.imported()

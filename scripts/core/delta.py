@@ -139,7 +139,7 @@ def _pack(folder: Path, target: Path) -> dict[str, int]:
     heads = {path.name: header(path)[0] for path in files}
     payloads, records = {}, {}
     for name in own.files:
-        payloads[name], records[name] = encoded(own, base, name, heads)
+        payloads[name], records[name] = encoded(own, base, name)
     content = {"files": heads, "tensors": records}
     place = os.path.relpath(os.path.realpath(target), os.path.realpath(folder))
     metadata = {"format": FORMAT, "target": place, "content": json.dumps(content)}
@@ -157,7 +157,7 @@ def _pack(folder: Path, target: Path) -> dict[str, int]:
     return {"full": full, "stored": path.stat().st_size}
 
 
-def encoded(own: Weights, base: Weights, name: str, heads: dict):
+def encoded(own: Weights, base: Weights, name: str):
     """(payload as a uint8 array, record) of one tensor."""
     import numpy as np
 

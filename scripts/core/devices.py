@@ -56,6 +56,18 @@ def found(environment=os.environ) -> bool:
     return False
 
 
+def pick(kind: str, hardware: list[str]) -> str:
+    """'cuda' where there is a GPU that a scheme of this kind runs on, else 'cpu'; ValueError where it runs on neither."""
+    try:
+        if "cuda" in hardware and found():
+            return "cuda"
+    except ImportError:  # an environment whose library needs no torch
+        pass
+    if "cpu" not in hardware:
+        raise ValueError(f"scheme.kind: {kind!r} can't run here; allowed: a machine with {' or '.join(hardware)}")
+    return "cpu"
+
+
 def claim(count: int, environment=os.environ, folder: Path | None = None, pause=1.0) -> list[str]:
     """Take `count` of the visible GPUs for this process and show it only those; waits until so many are free.
 

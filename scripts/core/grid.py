@@ -75,12 +75,20 @@ def check_stop(sweep: Plan) -> None:
 def evaluations(config: dict) -> list[list[str]]:
     """Names of the schemes that share an evaluation job, at most `evaluation.schemes_per_job` each.
 
-    They are all made in memory, or all from files of one environment: one that can't be made stops no others. vLLM holds a GPU's
-    memory to the end of its process: there each scheme has a job of its own.
+    Only those with one `made_in` share a job, so that one which can't be made stops no others.
     """
-    evaluation, together = config["evaluation"], {}
-    per_job = 1 if evaluation["engine"] == "vllm" else evaluation["schemes_per_job"]
+    together, per_job = {}, schemes_per_job(config)
     for name, scheme in config["schemes"].items():
-        facts = registry.constants("quantizers", scheme["kind"])
-        together.setdefault(facts["ENVIRONMENT"] if facts.get("ARTIFACT") else "", []).append(name)
+        together.setdefault(made_in(scheme), []).append(name)
     return [names[i : i + per_job] for names in together.values() for i in range(0, len(names), per_job)]
+
+
+def schemes_per_job(config: dict) -> int:
+    """How many schemes share an evaluation job at most; one under vLLM, which holds a GPU's memory to the end of its process."""
+    return 1 if config["evaluation"]["engine"] == "vllm" else config["evaluation"]["schemes_per_job"]
+
+
+def made_in(scheme: dict) -> str:
+    """The environment that writes a scheme's files; "" where the model is quantized in memory."""
+    facts = registry.constants("quantizers", scheme["kind"])
+    return facts["ENVIRONMENT"] if facts.get("ARTIFACT") else ""

@@ -66,13 +66,11 @@ def state(name: str) -> str:
     return "ready" if mark.read_text(encoding="utf-8").strip() == digest(name) else "out of date"
 
 
-def interpreter(name: str, conda: bool = False) -> str:
-    """Command of an environment's Python: this one for the main environment, 'python' under conda, else the venv's.
+def interpreter(name: str) -> str:
+    """Command of an environment's Python: this one for the main environment, else the venv's.
 
     Raises MissingEnvironment with the command that makes the venv.
     """
-    if conda:
-        return "python"
     if name == MAIN:
         return sys.executable
     found = state(name)

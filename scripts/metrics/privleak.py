@@ -9,7 +9,7 @@ Each text gets scores that are low for texts the model knows (MUSE, Shi et al., 
 
 AUC forget_holdout_S = probability that a forget text has a higher S than a holdout text, ties half: near 0 for a model
 that remembers, 0.5 for one that never read either. PrivLeak = (AUC − AUC of the retrained model) / the latter: it needs
-a second model and is formed where tables are made, by `privleak_value`. `value` here is AUC ×100 for Min-40 %.
+a second model and is formed by scripts.aggregate. `value` here is AUC ×100 for Min-40 %.
 """
 
 PARAMETERS = {
@@ -25,13 +25,6 @@ PERCENT = (5, 10, 20, 30, 40, 50, 60)
 SPLITS = ("forget", "retain", "holdout")
 PAIRS = (("forget", "retain"), ("forget", "holdout"))
 REPORTED = "forget_holdout_Min-40%"
-
-
-def privleak_value(auc_unlearned: float, auc_retrain: float) -> float:
-    """PrivLeak ×100: (AUC(f_u) − AUC(f_r)) / AUC(f_r), both of forget_holdout_Min-40%; ValueError unless AUC(f_r) > 0."""
-    if not auc_retrain > 0:
-        raise ValueError(f"auc_retrain: {auc_retrain} is not allowed; allowed: a number above 0, by which it divides")
-    return 100 * (auc_unlearned - auc_retrain) / auc_retrain
 
 
 def auc(first, second) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from scripts import evaluate, rescore
+from scripts.core import devices
 from scripts.core.storage import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -300,9 +301,9 @@ def test_hardware_that_is_not_there(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert evaluate.pick_device("full", {"HARDWARE": ["cpu", "cuda"]}) == "cpu"
+    assert devices.pick("full", ["cpu", "cuda"]) == "cpu"
     with pytest.raises(ValueError, match="can't run here; allowed: a machine with cuda"):
-        evaluate.pick_device("gptq", {"HARDWARE": ["cuda"]})
+        devices.pick("gptq", ["cuda"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert evaluate.pick_device("full", {"HARDWARE": ["cpu", "cuda"]}) == "cuda"
-    assert evaluate.pick_device("x", {"HARDWARE": ["cpu"]}) == "cpu"
+    assert devices.pick("full", ["cpu", "cuda"]) == "cuda"
+    assert devices.pick("x", ["cpu"]) == "cpu"

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scripts import evaluate, quantize
 from scripts.core import checkpoints, determinism, devices, models, process, quantization, runs
 from tests.unit.test_training import SPEC, TRAINING, make, rows, tokenizer  # noqa: F401 (fixtures)
 
@@ -76,17 +75,15 @@ def test_a_rank_loads_a_model_straight_to_its_own_gpu(gpu, monkeypatch):
 
 def test_gpus_that_torch_cannot_use_are_an_error_and_not_a_run_on_the_cpu(tool, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for found in (devices.found, lambda: runs.prepare(1), lambda: quantize.pick_device("hqq", ["cpu", "cuda"])):
+    for found in (devices.found, lambda: runs.prepare(1), lambda: devices.pick("hqq", ["cpu", "cuda"])):
         with pytest.raises(ValueError, match=r"can't use the GPUs of this machine \(driver 535.104.05\); allowed: a newer driver"):
             found()
-    with pytest.raises(ValueError, match="can't use the GPUs"):
-        evaluate.pick_device("full", {})
     for shown in ("", "-1", "NoDevFiles"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
         assert not devices.found()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("PATH", "/nowhere")
-    assert not devices.found() and evaluate.pick_device("full", {}) == "cpu"
+    assert not devices.found() and devices.pick("full", ["cpu", "cuda"]) == "cpu"
 
 
 def test_fewer_gpus_than_processes_are_named():

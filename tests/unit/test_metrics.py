@@ -88,12 +88,6 @@ def test_min_k_takes_the_floor_of_the_share(length):
         assert privleak.text_scores(values, values, "x")[f"Min-{k}%"] == pytest.approx(np.arange(length, length - count, -1).mean())
 
 
-def test_privleak_value():
-    assert privleak.privleak_value(0.25, 0.5) == -50 and privleak.privleak_value(0.5, 0.5) == 0
-    with pytest.raises(ValueError, match="auc_retrain: 0 is not allowed"):
-        privleak.privleak_value(0.5, 0)
-
-
 def test_zlib_denominator_is_the_recorded_one():
     shared = Path(__file__).parents[2].parent / "shared"
     golden, texts = shared / "reference/golden/tv.json", shared / "data/muse-news/privleak/forget.json"

@@ -268,7 +268,7 @@ def test_help_lists_every_scheme(capsys):
     ("scheme", "message"),
     [
         ({"kind": "rtn", "granularity": "channel", "group": None}, "made in memory"),
-        ({"kind": "autogptq", "group": 32}, "needs a CUDA GPU"),
+        ({"kind": "autogptq", "group": 32}, "'autogptq' can't run here; allowed: a machine with cuda"),
         ({"kind": "awq", "group": 100}, "group: 100 does not divide"),
         ({"kind": "awq", "group": 32, "calibration": "forget", "samples": 500}, "samples: 500 of 128 tokens"),
         ({"kind": "nonsense"}, "unknown name 'nonsense'"),

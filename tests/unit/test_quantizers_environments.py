@@ -28,7 +28,6 @@ def test_missing_then_made_then_out_of_date(place, capsys):
         isolation.interpreter("small")
     assert environments.main(["--make", "small"]) == 0
     assert isolation.interpreter("small") == str(place / "envs" / "small" / "bin" / "python")
-    assert isolation.interpreter("small", conda=True) == "python"
     assert environments.main([]) == 0
     assert re.search(r"small +ready", capsys.readouterr().out)
     (place / "pins" / "small.txt").write_text("# other pins\n")
