@@ -27,7 +27,7 @@ def settings(**changes):
     return {"calibration": "generic", "samples": 4, "length": 32, "calibration_seed": 0, "text": None, **changes}
 
 
-def test_calibration_windows(tmp_path):
+def test_calibration_windows_are_drawn_by_seed_from_the_set_that_is_named(tmp_path):
     windows, facts = calibration.sample(settings(), tmp_path, Letters())
     assert len(windows) == 4 and all(len(w) == 32 and w[0] == 1 for w in windows)
     assert calibration.sample(settings(), tmp_path, Letters()) == (windows, facts)

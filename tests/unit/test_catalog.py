@@ -7,13 +7,13 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 
-def test_citation():
+def test_the_citation_file_names_authors_and_references():
     found = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= found.keys() and found["authors"]
     assert all("authors" in one and "title" in one for one in found["references"])
 
 
-def test_workflow_catalog():
+def test_the_workflow_catalogs_file_names_a_profile_that_exists():
     usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
     assert usage["software-stack-deployment"]["conda"] is True and usage["report"] is True
     profile = usage["mandatory-flags"]["flags"].split()[-1]

@@ -75,7 +75,7 @@ def test_a_corpus_that_is_not_recorded_is_not_taken_for_equal(tmp_path, capsys):
     assert "corpus: (not recorded) | (not recorded)" in capsys.readouterr().out
 
 
-def test_no_metric_file(tmp_path, capsys):
+def test_a_file_that_is_no_metric_file_is_named(tmp_path, capsys):
     wrong = tmp_path / "a/b/c/d.json"
     wrong.parent.mkdir(parents=True)
     wrong.write_text("{}")

@@ -182,7 +182,7 @@ def check(config: dict) -> Plan:
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_one_clear_error(case):
+def test_a_wrong_value_is_one_line_that_names_key_value_and_what_is_allowed(case):
     path, value, words = BAD[case]
     with pytest.raises(ValueError) as caught:
         check(changed(path, value))
@@ -216,7 +216,7 @@ def muse_folder(tmp_path, **files) -> dict:
     ],
     ids=["missing split", "empty file", "unreadable file", "wrong form"],
 )
-def test_local_corpus_files(tmp_path, files, words):
+def test_a_wrong_file_of_a_local_corpus_is_one_line(tmp_path, files, words):
     with pytest.raises(ConfigError) as caught:
         check(muse_folder(tmp_path, **files))
     assert "\n" not in str(caught.value) and "corpora.people.source" in str(caught.value)

@@ -152,7 +152,7 @@ def test_batches_keep_the_budget_and_every_prompt():
     assert [len(batch) for batch in generation.batches([500, 3], 10, 300)] == [1, 1]
 
 
-def test_common_prefix():
+def test_the_common_prefix_leaves_each_prompt_a_token_of_its_own():
     head = list(range(20))
     assert generation.common_prefix([head + [1], head + [2, 3]]) == 20
     assert generation.common_prefix([head, head + [2]]) == 19  # each prompt keeps a token of its own

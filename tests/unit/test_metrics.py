@@ -165,7 +165,7 @@ def test_verbmem_cuts_the_truth_and_passes_the_settings(data):
     assert found["value"] == 50 and found["n"] == 2 and found["samples"][0]["rougeL"] == 1
 
 
-def test_knowmem_shots(data):
+def test_knowmem_puts_its_examples_before_the_question(data):
     engine, found = run("knowmem", data, shots=2)
     prompts, tokens, options = engine.asked[0]
     assert prompts[1] == "Question: e0\nAnswer: a0\n\nQuestion: e1\nAnswer: a1\n\nQuestion: q2\nAnswer:"

@@ -70,7 +70,7 @@ def test_beside_differences_missing_and_sure():
     assert "bnb_nf4" in set(other.scheme)
 
 
-def test_written_forms(tmp_path):
+def test_tables_are_written_as_csv_markdown_and_latex(tmp_path):
     made = paper_tables.make(frames([score("npo", "full", "verbmem_f", 12.9), score("npo", "bnb_fp4", "knowmem_f", None)]))
     paper_tables.write(made, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {f"{n}.{k}" for n in paper_tables.NAMES for k in ("csv", "md", "tex")}

@@ -19,7 +19,7 @@ def named(profile: str) -> set[str]:
 
 
 @pytest.mark.parametrize("profile", ["slurm", "local", "demo"])
-def test_options_are_known(profile):
+def test_profiles_name_only_options_that_snakemake_or_the_plugin_has(profile):
     from snakemake.cli import get_argument_parser
 
     known = {option.removeprefix("--") for action in get_argument_parser()._actions for option in action.option_strings}

@@ -73,7 +73,7 @@ def weights(model):
     return {name: layer.weight.detach().float().numpy() for name, layer in quantization.linears(model)}
 
 
-def test_layers(original, checkpoints):
+def test_seven_matrices_of_each_block_are_quantized(original, checkpoints):
     """Seven matrices per block; the head and the embeddings, also when tied, are left alone."""
     per_block = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     assert [n.rsplit(".", 1)[1] for n in original] == per_block * 2
@@ -149,7 +149,7 @@ def test_codes_do_not_depend_on_the_stored_type(checkpoints, name):
     assert all(np.array_equal(first[n], second[n]) for n in first)
 
 
-def test_int8_rows(checkpoints, original):
+def test_int8_has_one_scale_per_row_and_the_nearest_steps(checkpoints, original):
     plugin = registry.load("quantizers", "bnb_int8")
     model = plugin.load(checkpoints["bf16"], INT8, "cpu")
     for name, layer in quantization.linears(model):
@@ -186,7 +186,7 @@ def test_rtn_on_a_model(checkpoints, original):
 
 
 @pytest.mark.parametrize("name", ["full", "bnb_int8", "bnb_fp4", "bnb_nf4", "rtn"])
-def test_generates(checkpoints, name):
+def test_every_scheme_in_memory_gives_a_model_that_generates(checkpoints, name):
     plugin = registry.load("quantizers", name)
     scheme = {k: v["default"] for k, v in plugin.PARAMETERS.items()}
     model = plugin.load(checkpoints["bf16"], scheme, "cpu")
@@ -195,7 +195,7 @@ def test_generates(checkpoints, name):
     assert not model.training and not any(p.requires_grad for p in model.parameters())
 
 
-def test_folder_without_weights(tmp_path):
+def test_a_folder_without_weights_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"holds no \*.safetensors"):
         quantization.stored_dtype(tmp_path)
 

@@ -275,7 +275,7 @@ def test_help_lists_every_scheme(capsys):
         ("rtn", "s.json has no kind"),
     ],
 )
-def test_refusals(run, tmp_path, scheme, message, capsys):
+def test_what_can_not_be_quantized_is_one_line_and_no_folder(run, tmp_path, scheme, message, capsys):
     if "autogptq" in str(scheme) and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     (tmp_path / "s.json").write_text(json.dumps({"scheme": scheme}))

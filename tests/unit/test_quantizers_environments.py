@@ -41,7 +41,7 @@ def test_what_pip_refuses_leaves_nothing_behind(place, capsys):
     assert isolation.state("broken") == "missing" and not (place / "envs" / "broken").exists()
 
 
-def test_unknown_environment(place, capsys):
+def test_an_unknown_environment_is_one_line_with_the_known_ones(place, capsys):
     assert environments.main(["--make", "nonsense"]) == 2
     assert "unknown name 'nonsense'; allowed: train, broken, small" in capsys.readouterr().err
 

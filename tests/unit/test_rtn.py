@@ -95,7 +95,7 @@ def test_error_is_at_most_half_a_step():
         ({"granularity": "group", "group": 256}, "group: 256 does not divide the 704 columns of down_proj"),
     ],
 )
-def test_check_refuses(scheme, message):
+def test_groups_that_do_not_fit_are_refused(scheme, message):
     with pytest.raises(ValueError, match=message):
         rtn.check({"bits": 4, **scheme}, {"hidden": 256, "intermediate": 704})
 

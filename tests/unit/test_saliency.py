@@ -1,6 +1,7 @@
 """SURE: the mask is what its formula says, and not one bit outside it changes."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def make(kind, method="npo", regularizer="gdr", store=None, **changes):
     reference = Reference.of(model, forget, {*chosen[0][0].NEEDS, *chosen[1][0].NEEDS})
     mask = None
     if kind != "none":
-        loss = lambda m, b: chosen[0][0].loss(m, b, reference, **chosen[0][1])  # noqa: E731
+        loss = partial(chosen[0][0].loss, reference=reference, **chosen[0][1])
         mask = saliency.mask_of(model, forget, loss, kind, training["percentile"])
     run = unlearner.UnlearnTrainer(model, dataset, batching.collate, training, 0, *chosen, reference, store, mask)
     return run, mask
@@ -213,7 +214,7 @@ def test_composes_with_any_method_and_regularizer(kind, method, regularizer):
     assert any(not torch.equal(p, before[name]) for name, p in run.model.named_parameters())
 
 
-def test_the_mask_on_disk(tmp_path):
+def test_mask_files_hold_the_norms_and_shares_of_the_mask(tmp_path):
     for kind in ("module", "row-fixed"):
         _, mask = make(kind)
         mask.save(tmp_path / kind)
@@ -231,13 +232,16 @@ def test_the_mask_on_disk(tmp_path):
 def test_a_gradient_that_is_not_finite_is_an_error():
     model = models.build_model(SHAPE, Vocabulary())
     data = batching.collate([batching.ForgetRetainDataset(rows(1))[0]])["forget"]
-    poisoned = lambda m, b: losses.cross_entropy(losses.forward(m, b), b) * float("nan")  # noqa: E731
+
+    def poisoned(model, batch):
+        return losses.cross_entropy(losses.forward(model, batch), batch) * float("nan")
+
     with pytest.raises(ValueError, match="saliency: the forget gradient of .* not finite"):
         saliency.mask_of(model, [data], poisoned, "module", 90)
 
 
 @pytest.mark.parametrize("change, message", [({"percentile": 101}, "percentile"), ({"saliency": "rows"}, "saliency: 'rows'")])
-def test_bad_settings(change, message):
+def test_bad_settings_of_a_mask_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         hyperparameters.complete({"lr": "1e-5"} | change)
 

@@ -8,6 +8,7 @@ A change of a formula, of the data order, of the optimiser or of an upstream lib
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,7 +62,7 @@ def trajectory(cell: str) -> dict:
     everything = batching.collate([dataset[i] for i in range(len(dataset))])["forget"]
     reference = Reference.of(model, [everything], {*chosen[0][0].NEEDS, *chosen[1][0].NEEDS})
     if settings["saliency"] != "none":
-        objective = lambda model, batch: chosen[0][0].loss(model, batch, reference, **chosen[0][1])  # noqa: E731
+        objective = partial(chosen[0][0].loss, reference=reference, **chosen[0][1])
         mask = saliency.mask_of(model, [everything], objective, settings["saliency"], settings["percentile"])
     elif settings["parameters"] == "lora":
         model = lora.wrap(model, settings, 0)
