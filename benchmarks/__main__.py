@@ -43,7 +43,7 @@ def measure(modules: list, context: Context) -> list[dict]:
             for row in module.run(context):
                 rows.append(row)
                 say(f"  {table.line(row)}")
-        except Exception as error:  # one measure's failure shall not lose the others; the exit status tells
+        except Exception as error:  # one failure must not lose the other measures; the exit status tells
             entry["error"] = f"{type(error).__name__}: {error}"
             say(f"  failed: {entry['error']}")
         entry["seconds"] = time.monotonic() - began

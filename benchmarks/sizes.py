@@ -1,4 +1,4 @@
-"""The models that are measured: the demo's, one of a thousand million parameters, and a tiny one for tests."""
+"""The models that are measured: the demo's, one of a billion parameters, and a tiny one for tests."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 """Draw figures from the tables of a sweep; several in one process, so that a redraw of all takes seconds.
 
-A figure that can't be drawn stops no other. It leaves a mark, `.<name>.broken` in the folder: Snakemake removes what a failed job
-has made, so that the workflow, started again, draws a marked figure in a job of its own.
+A figure that can't be drawn stops no other, and leaves a mark, `.<name>.broken`, in the folder. Snakemake removes all that a failed
+job made; the workflow, started again, draws a marked figure in a job of its own and the others without it.
 """
 
 import argparse

@@ -6,8 +6,8 @@ On one GPU (or none) the program takes this process's place: nothing else runs. 
 starts this launcher once per node and torchrun's processes meet at the job's first node. `--zero auto` takes the stage
 from the memory plan (scripts/core/memory.py).
 
-SIGTERM and SIGUSR1 go to the ranks and to nobody between: torchrun would give them 30 seconds. They save their state
-together and end; the exit code is then that of a single process, 143 or 75.
+SIGTERM and SIGUSR1 are passed to the ranks themselves, not to torchrun, which would leave them 30 seconds. The ranks save
+their state together and end; the exit code is then that of a single process, 143 or 75.
 """
 
 import argparse

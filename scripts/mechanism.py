@@ -26,15 +26,15 @@ def measure(run: Path, target: Path, schemes: list[dict], known: dict, corpus: P
     Schemes whose quantizer does not tell what it holds of a matrix are `left_out`.
     """
     outcome = read_json(run / "outcome.json")
-    print_ = digest([VERSION, outcome, read_json(target / "outcome.json"), corpus is not None])
-    content = {"version": VERSION, "fingerprint": print_, "status": "ok", "modules": {}, "schemes": {}}
+    fingerprint = digest([VERSION, outcome, read_json(target / "outcome.json"), corpus is not None])
+    content = {"version": VERSION, "fingerprint": fingerprint, "status": "ok", "modules": {}, "schemes": {}}
     if outcome.get("status") == "diverged":
         return content | {"status": "diverged"}
     if (run / "checkpoint" / "pair.json").exists():
         return content | {"status": "a pair of models"}  # its logits are combined: it has no weights of its own to compare
     content["left_out"] = [scheme["name"] for scheme in schemes if not told(scheme)]
     schemes = [scheme for scheme in schemes if told(scheme)]
-    old = known if known.get("fingerprint") == print_ else {}
+    old = known if known.get("fingerprint") == fingerprint else {}
     kept = {name: entry for name, entry in old.get("schemes", {}).items() if entry["scheme"] in schemes}
     wanted = [scheme for scheme in schemes if scheme["name"] not in kept]
     if old and not wanted:

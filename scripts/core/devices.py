@@ -1,4 +1,4 @@
-"""GPUs for a job of its own on a machine with several: which ones nobody else of this user's jobs has.
+"""GPUs for one job on a machine with several: those that no other job of this user holds.
 
 Slurm shows a job the GPUs that it was given. On one machine with several GPUs every process sees all of them and would take the
 first. Here a job takes as many as it needs by locks on files, one per GPU, which the kernel releases when the job's last process

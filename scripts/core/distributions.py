@@ -31,7 +31,7 @@ def mapped(folder, shape: tuple, dtype) -> torch.Tensor:
     os.makedirs(folder, exist_ok=True)
     handle, path = tempfile.mkstemp(prefix=".reference-", dir=folder)
     try:
-        os.posix_fallocate(handle, 0, max(1, count * dtype.itemsize))  # a full disk shall say so now, not by a fault later
+        os.posix_fallocate(handle, 0, max(1, count * dtype.itemsize))  # a full disk has to say so now, not by a fault later
         return torch.from_file(path, shared=True, size=count, dtype=dtype).view(shape)
     finally:
         os.close(handle)

@@ -38,8 +38,8 @@ def plan(config: dict) -> Plan:
 def scheme_files(corpus: str, scheme: str, config: dict) -> dict:
     """{path: content}: a scheme by itself, and the settings of an evaluation under it.
 
-    They are two, so that another metric or engine quantizes nothing anew. The engine is named only where it is another than the
-    default: older files stay as they are.
+    Two files, so that another metric or engine quantizes nothing anew. Only an engine that is not the default is named, so that
+    older files stay as they are.
     """
     evaluation, alone = config["evaluation"], {"scheme": {"name": scheme, **config["schemes"][scheme]}}
     content = alone | {

@@ -15,8 +15,8 @@ import signal
 import sys
 from pathlib import Path
 
-UNUSED = ("datasets", "peft", "scipy")  # Trainer and models import these if they are there; ours are handed nothing of theirs
-ASYNCHRONOUS = ("anyio", "trio")  # the hub's client does, for calls that nothing here makes
+UNUSED = ("datasets", "peft", "scipy")  # Trainer and models import these where they are installed; ours get no object of theirs
+ASYNCHRONOUS = ("anyio", "trio")  # the hub's client imports these, for calls that nothing here makes
 USUAL = gc.get_threshold()
 
 
@@ -68,9 +68,9 @@ def tell(main) -> None:
 
 
 def spare_imports() -> None:
-    """Have transformers do without what it would import in case; called before it imports a model or Trainer. Others still have it.
+    """Have transformers do without libraries that it would import in case; to be called before models or Trainer are imported.
 
-    transformers asks once whether a library is there, and remembers the answer.
+    Other code can still import them: transformers asks once whether a library is there, and remembers the answer.
     """
     hidden = {name: None for name in UNUSED + ASYNCHRONOUS if name not in sys.modules}
     sys.modules.update(hidden)  # None stands for a module that is not to be had
@@ -86,7 +86,7 @@ def spare_imports() -> None:
 
 
 def _list_models_once(import_utils) -> None:
-    """transformers reads 2,500 files to list its models, and for `transformers.models` once more: the second time it need not."""
+    """Spare transformers one of the two times that it reads 2,500 files to list its models, the one for `transformers.models`."""
     import transformers
 
     read, folder, start = import_utils.define_import_structure, Path(transformers.__file__).parent / "models", "models."
@@ -109,6 +109,6 @@ def _list_models_once(import_utils) -> None:
 
 
 def imported() -> None:
-    """Imports are behind: from now on cycles are looked for as usual, but not in what is there already."""
+    """To be called when imports are done: from now on cycles are looked for as usual, but not in what is there already."""
     gc.freeze()
     gc.set_threshold(*USUAL)

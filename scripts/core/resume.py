@@ -36,9 +36,9 @@ class ResumeStore:
         self.folder, self.digest = Path(folder), digest
 
     def latest(self, usable=lambda notes: True):
-        """(folder of the newest whole state, its notes) or (None, None); what another digest or a crash left goes.
+        """(folder of the newest whole state, its notes) or (None, None); those of another digest or a crash are deleted.
 
-        usable(notes): whether what a state refers to outside its folder is still there; one that is not goes, too.
+        usable(notes): whether what a state refers to outside its folder is still there; else the state is deleted, too.
         """
         found = (None, None)
         states = sorted(self.folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")), reverse=True)

@@ -69,7 +69,7 @@ class UnlearnTrainer(RunTrainer):
             norms = {p: torch.zeros(len(p), device=p.device) for p in self.model.parameters()}  # what the term does not reach
             norms |= {p: saliency.row_norms(gradient) for p, gradient in self._forget.items()}
             self._forget = {}
-            self.rows.clear()  # a gradient that is not finite gets no mask: the step's norm shall tell
+            self.rows.clear()  # no mask where the gradient is not finite: the step's norm will tell
             self.rows.update(saliency.choose_rows(norms, self.mask.percentile))
         for p, mask in self.rows.items():
             if p.grad is not None:

@@ -27,7 +27,7 @@ from scripts.core.resume import ResumeStore
 
 
 def asked_rows(names: dict, rows: dict) -> dict:
-    """{split: (N, T)}, the rows whose distributions θ_0 is asked for: of retain chunks those that have a forget chunk."""
+    """{split: (N, T)}: rows whose distributions θ_0 is asked for; of retain chunks only those paired with a forget chunk."""
     method, regularizer = (set(registry.constants(f"{room}s", name)["NEEDS"]) for room, name in names.items())
     asks, found = {"distribution", "logits"}, {}
     if method & asks:

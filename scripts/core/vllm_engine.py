@@ -19,7 +19,7 @@ import numpy as np
 from scripts.core import generation
 from scripts.core.engine import Engine, before
 
-# In this process, without torch.compile: one model for a few minutes is evaluated sooner so.
+# In this process and without torch.compile: what serves one model for a few minutes starts sooner so.
 SETTINGS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 SETTINGS |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 SETTINGS |= {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}  # one more than the model's positions, see `start`

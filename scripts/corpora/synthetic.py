@@ -4,11 +4,10 @@ Every fact is drawn at random for its person alone, so a model that never read a
 retrained model scores is the floor of the templates, and what a target scores above it is memory. People are unique
 across all splits.
 
-The training text holds the passages and the questions in the very form that VerbMem and KnowMem prompt with
-("Question: …",
-"Answer: …", pairs apart by a blank line), so that a model trained from scratch on it can be evaluated as MUSE evaluates
-pretrained ones (Shi et al., arXiv 2407.06460). Each person's texts occur `repeats` times, in a new order each time, so
-that what is learned of a passage is not tied to one place in a training chunk.
+The training text holds the passages and the questions in the very form in which VerbMem and KnowMem prompt ("Question: …" and
+"Answer: …", a blank line between pairs), so that a model trained from scratch on it can be evaluated as MUSE evaluates pretrained
+ones (Shi et al., arXiv 2407.06460). Each person's texts occur `repeats` times, in a new order each time, so that what is learned of
+a passage is not tied to one place in a training chunk.
 
 Whom a text is about is its unit: the key `unit` of questions and passages to continue, and for the lists of plain texts a
 list as long in units/ (units/raw/forget.json beside raw/forget.json). Intervals are over these (docs/metrics.md).

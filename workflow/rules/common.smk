@@ -101,9 +101,9 @@ rules_output = {
 
 
 def settings(pattern):
-    """No input for the job that writes a file of TEXTS; one that is there and holds something else is made anew.
+    """Input function, without any input, of the job that writes a file of TEXTS: has a file made anew that holds something else.
 
-    Snakemake sees a changed text only in its own records, which are gone with .snakemake and not asked with --rerun-triggers mtime.
+    Snakemake itself sees a changed text only in its records, which are gone with .snakemake and not asked with --rerun-triggers mtime.
     """
 
     def none(wildcards):
