@@ -8,7 +8,7 @@ Disk is what the kept checkpoints take, by their number of weights and stored pr
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from scripts.core import memory, process, sweep
+from scripts.core import grid, memory, process, sweep
 from scripts.core.config import billions
 
 STORED = {"bf16": 2, "fp32": 4}  # bytes per weight
@@ -46,16 +46,11 @@ def hours(corpus: str, kind: str, plan, measured) -> tuple[float, str]:
 
 def jobs(plan) -> Counter:
     """Number of jobs by (corpus, kind); an evaluation job holds up to `evaluation.schemes_per_job` schemes."""
-    from scripts.core import grid, registry
-
     count = Counter((run.corpus, run.stage) for run in plan.runs.values() if run.stage != "corpus" and not run.point)
-    if plan.config["corpora"]:
-        for run in plan.runs.values():
-            if run.stage in ("target", "retrain") and "billions" in plan.config["corpora"][run.corpus]["model"]:
-                if plan.config["corpora"][run.corpus]["model"]["kind"] == "pretrained":
-                    count[run.corpus, run.stage] = 0  # copied, not trained
-    schemes = plan.config["schemes"]
-    artifacts = {n for n, s in schemes.items() if registry.constants("quantizers", s["kind"]).get("ARTIFACT")}
+    for run in plan.runs.values():
+        if run.stage in ("target", "retrain") and run.spec["model"]["kind"] == "pretrained":
+            count[run.corpus, run.stage] = 0  # copied, not trained
+    artifacts = {name for name, scheme in plan.config["schemes"].items() if grid.made_in(scheme)}
     first = {name: names[0] for names in grid.evaluations(plan.config) for name in names}
     for corpus, _, _ in {(run.corpus, run.path, first[scheme]) for run, scheme in plan.cells}:
         count[corpus, "evaluate"] += 1

@@ -29,7 +29,13 @@ KINDS = ("perplexity", "verbmem", "knowmem")
 SPLITS = {"method": "one method left out", "scheme": "one scheme left out", "setting": "one setting left out"}
 GROUPS = {"method": ["method"], "scheme": ["scheme"], "setting": ["corpus", "method", "regularizer", "setting"]}
 WEIGHTS = ["kept", "log_noise_ratio"]
-PREDICTORS = {"1 − kept": None, "1 − first order": None, "weights": WEIGHTS, "gradient": ["first_order", *WEIGHTS]}
+PREDICTORS = {
+    "1 − kept": ["kept"],
+    "1 − first order": ["first_order"],
+    "weights": WEIGHTS,
+    "gradient": ["first_order", *WEIGHTS],
+}  # columns that each of them reads
+UNFITTED = ("1 − kept", "1 − first order")
 WIDTH, FEWEST = 1.0, 20
 
 
@@ -68,7 +74,7 @@ def settings(table: pd.DataFrame) -> np.ndarray:
     return table.groupby(GROUPS["setting"]).ngroup().to_numpy()
 
 
-def left_out(table: pd.DataFrame, names: list[str] | None, predictor: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+def left_out(table: pd.DataFrame, predictor: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """(predicted, half): predictions of every row by a fit without its group, and half the width that should hold 90 % of errors.
 
     The width is the 90 % quantile of absolute errors in a cross-validation over settings within the rows of the fit. Rows that
@@ -77,17 +83,16 @@ def left_out(table: pd.DataFrame, names: list[str] | None, predictor: str, split
     from sklearn.base import clone
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
-    column = {"1 − kept": "kept", "1 − first order": "first_order"}.get(predictor)
     groups, own = table.groupby(GROUPS[split]).ngroup().to_numpy(), settings(table)
     predicted, half = np.full(len(table), np.nan), np.full(len(table), np.nan)
-    if column:
-        predicted = 1 - table[column].to_numpy()
-    x, y = table[names].to_numpy() if names else None, table.R.to_numpy()
+    x, y = table[PREDICTORS[predictor]].to_numpy(), table.R.to_numpy()
+    if predictor in UNFITTED:
+        predicted = 1 - x[:, 0]
     for group in np.unique(groups):
         test, train = groups == group, groups != group
         if len(np.unique(own[train])) < 5:
             continue
-        if column:
+        if predictor in UNFITTED:
             errors = np.abs(y - predicted)[train]
         else:
             model = regression().fit(x[train], y[train], groups=own[train])
@@ -136,18 +141,17 @@ def numbers(measured, predicted, half, weight) -> dict[str, np.ndarray]:
 def predict(recovery: pd.DataFrame, mechanism: pd.DataFrame, width: float = WIDTH) -> dict[str, list[dict]]:
     """{"prediction": one row per cell, metric, split and predictor; "fit": one row per metric, split and predictor}."""
     everything, made = cells(recovery, mechanism), {"prediction": [], "fit": []}
-    for metric in sorted(
-        dict.fromkeys(everything.metric), key=lambda m: KINDS.index(everything.kind[everything.metric == m].iloc[0])
-    ):
+    kinds = everything.drop_duplicates("metric").set_index("metric").kind
+    for metric in sorted(kinds.index, key=lambda metric: KINDS.index(kinds[metric])):
         of_metric = everything[everything.metric == metric]
         table = of_metric[of_metric.R.notna() & (of_metric.R_high - of_metric.R_low <= width)].reset_index(drop=True)
         for split in SPLITS:
-            for predictor, names in PREDICTORS.items():
+            for predictor in PREDICTORS:
                 label = {"metric": metric, "kind": of_metric.kind.iloc[0], "left_out": split, "predictor": predictor}
                 label |= {"cells": len(table), "runs": table.run.nunique(), "unused": len(of_metric) - len(table)}
                 reason = unfit(table, split, predictor)
                 if not reason:
-                    predicted, half = left_out(table, names, predictor, split)
+                    predicted, half = left_out(table, predictor, split)
                     ready = table.assign(predicted=predicted, half=half, left_out=split, predictor=predictor)
                     ready = ready[ready.predicted.notna()]
                     reason = "" if len(ready) >= FEWEST else f"{len(ready)} cells could be predicted; it takes {FEWEST}"
@@ -163,10 +167,7 @@ def unfit(table: pd.DataFrame, split: str, predictor: str) -> str:
     """Why there is no such prediction; empty if there is one."""
     if len(table) < FEWEST:
         return f"{len(table)} cells with a usable R; it takes {FEWEST}"
-    if (
-        "first_order" in (PREDICTORS[predictor] or ["first_order"] * (predictor == "1 − first order"))
-        and table.first_order.isna().any()
-    ):
+    if "first_order" in PREDICTORS[predictor] and table.first_order.isna().any():
         return "no gradient: mechanism.gradient is off"
     if table.groupby(GROUPS[split]).ngroups < 2:
         return f"one {split} only: nothing can be left out"

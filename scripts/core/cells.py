@@ -39,11 +39,10 @@ def check_cell(chosen: dict, key: str, config: dict) -> dict:
 
 def check_targets(training: dict, model: dict, key: str) -> None:
     """ConfigError for a LoRA target that no layer of the model has, as far as its layers are known before a job loads it."""
-    names = layers.linear_names(model) if training.get("lora_targets", "all") != "all" else None
-    wrong = layers.unmatched(names, training["lora_targets"]) if names else None
-    if wrong is not None:
-        known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
-        raise ConfigError(f"{key}.lora_targets: {wrong!r} matches no Linear layer of the model; allowed: all, or {known}")
+    wanted = training.get("lora_targets", "all")
+    names = layers.linear_names(model) if wanted != "all" else None
+    if names:
+        layers.chosen(names, wanted, f"{key}.lora_targets")
 
 
 def check_points(training: dict, key: str) -> list[int]:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from scripts.core.checking import ConfigError
+
 LLAMA = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 OTHERS = ("embed", "lm_head", "wte", "wpe")  # matrices that are no layers of the decoder: embeddings and the output head
 
@@ -30,7 +32,18 @@ def matrices(file) -> list[str]:
     return [name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2]
 
 
-def unmatched(names: list[str], endings: str) -> str | None:
-    """The first of `endings` (joined with +) that no name has; None when each has one, or for "all"."""
-    wanted = [] if endings == "all" else endings.split("+")
-    return next((end for end in wanted if not any(name == end or name.endswith(f".{end}") for name in names)), None)
+def chosen(names: list[str], wanted: str, key: str) -> list[str]:
+    """Those of `names` that `wanted` asks for: all of them, or what ends in one of several endings, which are joined with +.
+
+    ConfigError with the key of `wanted` for an ending that no name has.
+    """
+    if wanted == "all":
+        return names
+    found = []
+    for ending in wanted.split("+"):
+        own = [name for name in names if name == ending or name.endswith(f".{ending}")]
+        if not own:
+            known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
+            raise ConfigError(f"{key}: {ending!r} matches no Linear layer of the model; allowed: all, or {known}")
+        found += own
+    return found

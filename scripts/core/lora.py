@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from scripts.core import layers
+
 
 def targets(model, wanted: str) -> list[str]:
     """Full names of the Linear layers that get an update. ValueError for an ending that no layer has.
@@ -16,16 +18,7 @@ def targets(model, wanted: str) -> list[str]:
     """
     head = model.get_output_embeddings()
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head]
-    if wanted == "all":
-        return names
-    found = []
-    for ending in wanted.split("+"):
-        own = [name for name in names if name == ending or name.endswith(f".{ending}")]
-        if not own:
-            known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
-            raise ValueError(f"training.lora_targets: {ending!r} matches no Linear layer of the model; allowed: all, or {known}")
-        found += own
-    return found
+    return layers.chosen(names, wanted, "training.lora_targets")
 
 
 def wrap(model, training: dict, seed: int):
