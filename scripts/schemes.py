@@ -68,11 +68,11 @@ def markdown(read: dict) -> list[str]:
     for key, name in tables.label(scores).items():
         block = costs[[tables.key(row) == key for row in costs.itertuples()]].drop_duplicates("scheme")
         block = block.set_index("scheme", drop=False).loc[tables.schemes(block)]  # by falling bits
-        lines += ["", f"{key[0]}: {name}", "", "| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+        lines += ["", f"{key.corpus}: {name}", "", "| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
         for cost in block.itertuples():
             cells = [cost.scheme, f"{cost.bits_per_weight:.2f}", f"{cost.bytes / 1e6:.2f}", f"{cost.seconds:.1f}"]
             for metric, _ in chosen:
-                pair = (values.get((who, cost.scheme, metric)) for who in (targets.get(key[0]), key))
+                pair = (values.get((who, cost.scheme, metric)) for who in (targets.get(key.corpus), key))
                 cells += [number(row) for row in pair]
             cells += [share(shares.get((key, cost.scheme, metric)), cost.scheme) for metric, _ in regained]
             lines.append("| " + " | ".join(cells) + " |")

@@ -22,17 +22,17 @@ def lines(scores, recovery) -> list[str]:
     head = ["model", "scheme", *(h for h, _ in chosen), *(h for h, _ in regained)]
     made = []
     for key in dict.fromkeys(key for key, _, _ in values):
-        name = names.get(key, key[1])
+        name = names.get(key, key.method)
+        name = f"{key.corpus}: {name}" if several else name
         states = {row.status for (k, _, _), row in values.items() if k == key}
         if states in ({"diverged"}, {"missing"}):  # one line says it all
-            made.append([f"{key[0]}: {name}" if several else name, "all", *(list(states) * len(chosen)), *("–" for _ in regained)])
+            made.append([name, "all", *(list(states) * len(chosen)), *("–" for _ in regained)])
             continue
         for scheme in tables.schemes(scores):
             row = [values.get((key, scheme, metric)) for _, metric in chosen]
             if any(row):
                 back = [shares.get((key, scheme, metric)) if scheme != "full" else None for _, metric in regained]
-                first = f"{key[0]}: {name}" if several else name
-                made.append([first, scheme, *(shown(r) for r in row), *(percent(r) for r in back)])
+                made.append([name, scheme, *(shown(r) for r in row), *(percent(r) for r in back)])
     widths = [max(map(len, column)) for column in zip(head, *made, strict=True)]
     return [
         "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()

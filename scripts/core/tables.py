@@ -5,6 +5,7 @@ lie beside them, each written by a rule of its own (scripts/core/columns.py list
 tables alone, so they need neither torch nor a checkpoint.
 """
 
+from collections import namedtuple
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,17 @@ TITLES = {"verbmem": "VerbMem", "knowmem": "KnowMem", "privleak": "PrivLeak", "p
 # Tables of earlier versions may lack columns. Without one of these a row says nothing; others are left empty.
 NEEDED = {*CELL, "value", "status", "K", "K_low", "K_high", "R", "R_low", "R_high", "unlearned", "target"} - {"checkpoint", "step"}
 ANEW = "remove it and run the sweep again: it is made anew from what is cached"
+
+
+class Key(namedtuple("Key", GROUP)):
+    """What the seeds of one cell have in common, by the names of GROUP."""
+
+    __slots__ = ()
+
+    @property
+    def family(self) -> str:
+        """Method and regularizer, e.g. npo_gdr."""
+        return f"{self.method}_{self.regularizer}"
 
 
 def frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:
@@ -129,25 +141,23 @@ def title(table: pd.DataFrame, name: str) -> str:
     return f"{words}, {row.split} set" if row.split else words
 
 
-def label(table: pd.DataFrame) -> dict[tuple, str]:
-    """Names of unlearned cells by GROUP key: method_regularizer and weights, and as much more as tells them apart."""
-    keys = [key for key in dict.fromkeys(table[GROUP].itertuples(index=False, name=None)) if key[1] not in REFERENCES]
-    parts = {key: dict(zip(GROUP, key, strict=True)) for key in keys}
-    names = {key: f"{p['method']}_{p['regularizer']} {p['weights']}".strip() for key, p in parts.items()}
-    where = {key: f" ({p['checkpoint']})" if p["checkpoint"] else "" for key, p in parts.items()}
+def label(table: pd.DataFrame) -> dict[Key, str]:
+    """Names of unlearned cells by key: method_regularizer and weights, and as much more as tells them apart."""
+    keys = [Key(*values) for values in dict.fromkeys(table[GROUP].itertuples(index=False, name=None))]
+    names = {key: f"{key.family} {key.weights}".strip() for key in keys if key.method not in REFERENCES}
+    where = {key: f" ({key.checkpoint})" if key.checkpoint else "" for key in names}
     for more in ("lr", "setting"):
         # Cells of different corpora stand in different panels and may share a name.
-        seen = pd.Series([(key[0], name + where[key]) for key, name in names.items()], dtype=object).value_counts()
+        seen = pd.Series([(key.corpus, name + where[key]) for key, name in names.items()], dtype=object).value_counts()
         for key, name in names.items():
-            if seen[(key[0], name + where[key])] > 1:
-                short = f"{parts[key]['method']}_{parts[key]['regularizer']}"
-                names[key] = f"{name} lr{parts[key]['lr']}" if more == "lr" else f"{short} {parts[key]['setting']}"
+            if seen[(key.corpus, name + where[key])] > 1:
+                names[key] = f"{name} lr{key.lr}" if more == "lr" else f"{key.family} {key.setting}"
     return {key: name + where[key] for key, name in names.items()}
 
 
-def key(row) -> tuple:
-    """The GROUP key of a row."""
-    return tuple(getattr(row, name) for name in GROUP)
+def key(row) -> Key:
+    """The key of a row."""
+    return Key(*(getattr(row, name) for name in GROUP))
 
 
 def why(row) -> str:

@@ -26,10 +26,17 @@ def references(table) -> dict:
 
 def arms(rows) -> list[list[float]]:
     """Lengths of the intervals' lower and upper arms (2, rows), as matplotlib takes them; zero where there is no interval."""
-    return [
-        [max(0.0, row.value - row.low) if row.low == row.low else 0.0 for row in rows],
-        [max(0.0, row.high - row.value) if row.high == row.high else 0.0 for row in rows],
-    ]
+    return lengths([(row.value - row.low, row.high - row.value) for row in rows])
+
+
+def recovery_arms(rows) -> list[list[float]]:
+    """The same of R's intervals, in percent."""
+    return lengths([(100 * (row.R - row.R_low), 100 * (row.R_high - row.R)) for row in rows])
+
+
+def lengths(pairs) -> list[list[float]]:
+    """(2, n) of n pairs, what is negative or NaN as zero."""
+    return [[max(0.0, pair[side]) if pair[side] == pair[side] else 0.0 for pair in pairs] for side in (0, 1)]
 
 
 def valued(*rows) -> bool:
@@ -62,7 +69,7 @@ def shorten(row) -> str:
 
 
 def key_column(table):
-    """The GROUP key of every row, as a list."""
+    """The key of every row, as a list."""
     return [tables.key(row) for row in table.itertuples()]
 
 

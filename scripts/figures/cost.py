@@ -18,7 +18,7 @@ def draw(tables_):
     costs = costs[costs[[*STAGES, "checkpoint_bytes"]].apply(numbers).notna().any(axis=1)]
     if costs.method.isin(tables.REFERENCES).all():
         return style.empty(panels.NOTHING.format("no unlearned model whose jobs' times were recorded"))
-    names = {key: key[1] for key in panels.key_column(costs)} | tables.label(costs)
+    names = {key: key.method for key in panels.key_column(costs)} | tables.label(costs)
     several = len(tables.corpora(costs)) > 1
     keys = list(dict.fromkeys(panels.key_column(costs)))
     shown = keys[:LIMIT]
@@ -40,7 +40,7 @@ def draw(tables_):
         points = [(sizes[key][name] * scale_b, y) for y, key in enumerate(shown) if name in sizes[key]] or [(float("nan"), 0)]
         big = {"markersize": 7, "markeredgewidth": 1.2} if not name else {"markersize": 3}
         right.plot(*zip(*points, strict=True), linestyle="none", label=f"_{name or 'checkpoint'}", **look, **big)
-    left.set_yticks(range(len(shown)), [f"{key[0]}: {names[key]}" if several else names[key] for key in shown])
+    left.set_yticks(range(len(shown)), [f"{key.corpus}: {names[key]}" if several else names[key] for key in shown])
     left.set_ylim(len(shown) - 0.5, -0.5)
     device = " and ".join(dict.fromkeys(text.upper() for text in costs.device if text))
     left.set_xlabel(f"wall-clock time of its jobs ({unit_h}{', on ' + device if device else ''})")

@@ -23,7 +23,7 @@ def draw(tables_):
         return style.empty(panels.NOTHING.format("it takes a forget metric, KnowMem on the retain set and a scheme beside full"))
     rows = rows[rows.metric.isin([utility, *metrics])]
     names, corpora = tables.label(rows), tables.corpora(rows)
-    families = style.look(dict.fromkeys(f"{key[1]}_{key[2]}" for key in names))
+    families = style.look(dict.fromkeys(key.family for key in names))
     down = [(corpus, metric) for corpus in corpora for metric in metrics]
     crowd, known = len(names), panels.references(scores)
     per_page, tall = (min(4, len(schemes)), 1.75) if crowd <= CROWD else (min(2, len(schemes)), 2.8)
@@ -69,7 +69,7 @@ def panel(axis, rows, metric, utility, scheme, families, crowd) -> None:
     groups = {}
     for key in dict.fromkeys(panels.key_column(rows)):
         ends = [[found.get((key, s, m)) for m in (metric, utility)] for s in ("full", scheme)]
-        groups.setdefault((f"{key[1]}_{key[2]}", key[4]), []).append([end if panels.valued(*end) else None for end in ends])
+        groups.setdefault((key.family, key.weights), []).append([end if panels.valued(*end) else None for end in ends])
     for (family, weights), pairs in groups.items():
         look, line = families[family], ":" if weights == "fp32" else "-"
         for which, face in enumerate(("white", look["color"])):

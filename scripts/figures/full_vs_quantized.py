@@ -24,7 +24,7 @@ def draw(tables_):
     known = panels.references(scores)
     looks = {"full": {"color": style.INK, "marker": "o", "markerfacecolor": "white"}}
     looks |= style.look([scheme for scheme in schemes if scheme != "full"])
-    cells = {corpus: [key for key in names if key[0] == corpus] for corpus in corpora}
+    cells = {corpus: [key for key in names if key.corpus == corpus] for corpus in corpora}
     per_row = max(0.12, min(0.1 + 0.055 * len(schemes), 30 / sum(map(len, cells.values()))))
     heights = [0.5 + per_row * max(2, len(cells[corpus])) for corpus in corpora]
     width = min(style.TEXT, 2.1 + 1.65 * len(metrics))

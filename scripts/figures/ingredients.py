@@ -55,7 +55,7 @@ def grouped(table, keys) -> dict:
         cells.setdefault(tables.key(row), {})[row.scheme] = row
     for key, rows in cells.items():
         settings = {name: value(getattr(next(iter(rows.values())), name), name) for name in keys}
-        found.setdefault((key[0], f"{key[1]}_{key[2]}"), []).append((settings, rows))
+        found.setdefault((key.corpus, key.family), []).append((settings, rows))
     return {name: labelled(members) for name, members in found.items()}
 
 
@@ -105,9 +105,8 @@ def recovered(axis, rows, looks) -> None:
         shift = 0.6 * ((place + 0.5) / len(looks) - 0.5)
         here = [(y + shift, cells.get(scheme)) for y, (_, cells) in enumerate(rows)]
         here = [(y, row) for y, row in here if row is not None and row.R == row.R]
-        arms = [[100 * max(0.0, a) if a == a else 0.0 for a in side] for side in sides([row for _, row in here])]
         axis.errorbar(
-            [100 * row.R for _, row in here], [y for y, _ in here], xerr=arms, **look,
+            [100 * row.R for _, row in here], [y for y, _ in here], xerr=panels.recovery_arms([row for _, row in here]), **look,
             markersize=3, elinewidth=0.5, linestyle="none", label=f"_{scheme}",
         )  # fmt: skip
     for y, (_, cells) in enumerate(rows):
@@ -119,11 +118,6 @@ def recovered(axis, rows, looks) -> None:
     axis.set_xlim(-110, 150)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_yticks(range(len(rows)), [""] * len(rows))
-
-
-def sides(rows) -> list[list[float]]:
-    """Lengths of the lower and upper arms of R's intervals."""
-    return [[row.R - row.R_low for row in rows], [row.R_high - row.R for row in rows]]
 
 
 def outside(families) -> list[str]:

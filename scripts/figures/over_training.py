@@ -28,12 +28,12 @@ def draw(tables_):
     for axis, (training, metric) in zip(axes.flat, panes, strict=False):
         panel(axis, trainings[training], metric, looks)
         for method, line in (("target", "-"), ("retrain", "--")):
-            row = known.get((training[0], method, metric, "full"))
+            row = known.get((training.corpus, method, metric, "full"))
             if row is not None:
                 axis.axhline(row.value, color=style.GREY, linewidth=0.8, linestyle=line, zorder=1)
-        several = len({corpus for corpus, *_ in trainings}) > 1
-        title = names.get((*training, ""), f"{training[1]}_{training[2]}")
-        axis.set_title(f"{training[0]}: {title}" if several else title)
+        several = len({training.corpus for training in trainings}) > 1
+        title = names.get(training, training.family)
+        axis.set_title(f"{training.corpus}: {title}" if several else title)
         axis.set_xlabel("optimiser steps")
         axis.set_ylim(-4, 104)
         if axis in axes[:, 0]:
@@ -45,20 +45,16 @@ def draw(tables_):
     if (rows.checkpoint == tables.STOPPED).any():
         handles.append(style.handle(tables.STOPPED, color=style.INK, marker="o", markerfacecolor="none", markersize=7))
     style.legend(figure, handles)
-    style.note(figure, [panels.whiskers(rows), *panels.absences(rows, {key: f"{key[1]}_{key[2]} {key[-1]}" for key in keys(rows)})])
+    points = {key: f"{key.family} {key.checkpoint}" for key in panels.key_column(rows)}
+    style.note(figure, [panels.whiskers(rows), *panels.absences(rows, points)])
     return figure
 
 
-def keys(table) -> list[tuple]:
-    """The GROUP keys of a table's rows."""
-    return list(dict.fromkeys(panels.key_column(table)))
-
-
 def grouped(rows) -> dict:
-    """{GROUP key without its checkpoint: rows} of trainings that have more than their last checkpoint."""
+    """{key of the last checkpoint: rows} of trainings that have more than their last checkpoint."""
     found = {}
     for row in rows.itertuples():
-        found.setdefault(tables.key(row)[:-1], []).append(row)
+        found.setdefault(tables.key(row)._replace(checkpoint=""), []).append(row)
     return {key: own for key, own in found.items() if {row.checkpoint for row in own} - {"", tables.STOPPED}}
 
 

@@ -11,7 +11,6 @@ from scripts.core import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]
-SETTING = tables.GROUP.index("setting")
 
 
 def draw(tables_):
@@ -74,12 +73,12 @@ def pairs(rows, metrics) -> dict[tuple, dict]:
         points.setdefault(tables.key(row), {})[row.metric] = row.value
     points = {key: np.array([scores[m] for m in metrics]) for key, scores in points.items() if len(scores) == len(metrics)}
     matched = {}
-    for family in dict.fromkeys((key[0], f"{key[1]}_{key[2]}") for key in points):
-        own = {w: [key for key in points if (key[0], f"{key[1]}_{key[2]}") == family and key[4] == w] for w in ("bf16", "fp32")}
-        both = [(a, b) for a in own["bf16"] for b in own["fp32"]]
+    for corpus, family in dict.fromkeys((key.corpus, key.family) for key in points):
+        members = [key for key in points if (key.corpus, key.family) == (corpus, family)]
+        both = [(a, b) for a in members for b in members if (a.weights, b.weights) == ("bf16", "fp32")]
         if both:
             a, b = min(both, key=lambda pair: np.linalg.norm(points[pair[0]] - points[pair[1]]))
-            matched[family] = {"bf16": a, "fp32": b}
+            matched[corpus, family] = {"bf16": a, "fp32": b}
     return matched
 
 
@@ -116,6 +115,6 @@ def settings(matched) -> list[str]:
     """Small print: which settings stand beside each other."""
     several = len({corpus for corpus, _ in matched}) > 1
     return [
-        f"{corpus + ', ' if several else ''}{name}: {pair['bf16'][SETTING]} beside {pair['fp32'][SETTING]}"
+        f"{corpus + ', ' if several else ''}{name}: {pair['bf16'].setting} beside {pair['fp32'].setting}"
         for (corpus, name), pair in matched.items()
     ]

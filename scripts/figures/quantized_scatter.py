@@ -17,7 +17,7 @@ def draw(tables_):
         return style.empty(panels.NOTHING.format("no unlearned model under a scheme other than full precision"))
     names, corpora = tables.label(rows), tables.corpora(rows)
     known = panels.references(scores)
-    families = style.look(dict.fromkeys(f"{key[1]}_{key[2]}" for key in names))
+    families = style.look(dict.fromkeys(key.family for key in names))
     per_page = min(4, len(schemes))
     bands = [schemes[i : i + per_page] for i in range(0, len(schemes), per_page)]
     down = [(corpus, metric, band) for corpus in corpora for metric in metrics for band in bands]
@@ -58,7 +58,7 @@ def panel(axis, rows, scheme, families, crowd) -> None:
     for key in dict.fromkeys(panels.key_column(rows)):
         pair = found.get((key, "full")), found.get((key, scheme))
         if panels.valued(*pair):
-            groups.setdefault((f"{key[1]}_{key[2]}", key[4]), []).append(pair)
+            groups.setdefault((key.family, key.weights), []).append(pair)
     for (family, weights), points in groups.items():
         full, under = zip(*points, strict=True)
         look = families[family]

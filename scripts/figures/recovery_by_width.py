@@ -17,7 +17,7 @@ def draw(tables_):
     rows = rows[[key in widths for key in panels.key_column(rows)]]
     schemes = [name for name in tables.schemes(rows) if name != "full"]
     looks = style.look(schemes)
-    families = list(dict.fromkeys((f"{key[1]}_{key[2]}", key[4]) for key in widths))
+    families = list(dict.fromkeys((key.family, key.weights) for key in widths))
     across = min(3, len(families))
     down = -(-len(families) // across)
     figure = style.figure(style.TEXT if across > 1 else style.COLUMN, 1.9 * down + 0.6)
@@ -25,13 +25,13 @@ def draw(tables_):
     for axis in axes.flat[len(families) :]:
         axis.set_visible(False)
     for axis, (family, weights) in zip(axes.flat, families, strict=False):
-        mine = [key for key in widths if (f"{key[1]}_{key[2]}", key[4]) == (family, weights)]
+        mine = [key for key in widths if (key.family, key.weights) == (family, weights)]
         found = {(tables.key(row), row.scheme): row for row in rows.itertuples()}
         for scheme, look in looks.items():
             points = sorted((widths[key], found[key, scheme]) for key in mine if defined(found.get((key, scheme))))
             axis.errorbar(
-                [x for x, _ in points], [100 * row.R for _, row in points], yerr=arms([row for _, row in points]), **look,
-                elinewidth=0.5, capsize=1.5, label=f"_{scheme}",
+                [x for x, _ in points], [100 * row.R for _, row in points], **look,
+                yerr=panels.recovery_arms([row for _, row in points]), elinewidth=0.5, capsize=1.5, label=f"_{scheme}",
             )  # fmt: skip
         axis.set_title(f"{family}, {weights} weights")
         axis.set_xscale("log", base=2)
@@ -45,7 +45,7 @@ def draw(tables_):
         row[0].set_ylabel("recovery R of VerbMem (%)" if rows.kind.iloc[0] == "verbmem" else "recovery R (%)")
     style.legend(figure, [style.handle(name, linestyle="-", **look) for name, look in looks.items()])
     absent = [
-        f"{key[0]}, {scheme}: {row.R_reason}" for (key, scheme), row in found.items() if scheme != "full" and not defined(row)
+        f"{key.corpus}, {scheme}: {row.R_reason}" for (key, scheme), row in found.items() if scheme != "full" and not defined(row)
     ]
     style.note(figure, [panels.whiskers(rows), *absent])
     return figure
@@ -60,11 +60,3 @@ def known(row) -> bool:
 def defined(row) -> bool:
     """Whether a row is there and has a recovery."""
     return row is not None and row.R == row.R
-
-
-def arms(rows) -> list[list[float]]:
-    """Lower and upper arms of R's intervals in percent."""
-    return [
-        [100 * max(0.0, row.R - row.R_low) if row.R_low == row.R_low else 0.0 for row in rows],
-        [100 * max(0.0, row.R_high - row.R) if row.R_high == row.R_high else 0.0 for row in rows],
-    ]

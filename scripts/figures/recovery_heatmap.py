@@ -27,7 +27,7 @@ def draw(tables_):
     if rows.empty:
         return style.empty(panels.NOTHING.format("no unlearned model under a scheme other than full precision"))
     names, schemes, corpora = tables.label(rows), tables.schemes(rows), tables.corpora(rows)
-    cells = {corpus: [key for key in names if key[0] == corpus] for corpus in corpora}
+    cells = {corpus: [key for key in names if key.corpus == corpus] for corpus in corpora}
     # Intervals need two lines and about half an inch of width; where there is no room, numbers stand alone.
     widest = style.TEXT - 0.2 - 0.056 * max(map(len, names.values()))
     across = len(metrics) if len(schemes) * len(metrics) * 0.5 <= widest else 1
@@ -116,7 +116,7 @@ def explain(rows, names, lines) -> list[str]:
         for reason, where in reasons.items():
             every = len(where) == planned[key]
             place = "all schemes" if every else ", ".join(where)
-            said.append(f"{key[0] + ', ' if several else ''}{names[key]} ({place}): {reason}")
+            said.append(f"{key.corpus + ', ' if several else ''}{names[key]} ({place}): {reason}")
     return said
 
 

@@ -38,7 +38,7 @@ def draw(tables_):
             axis.xaxis.set_minor_locator(LogLocator(10, subs=[], numticks=12))
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
             axis.minorticks_off()
-        left.set_title(f"{key[0]}: {names[key]}" if several else names[key], loc="left")
+        left.set_title(f"{key.corpus}: {names[key]}" if several else names[key], loc="left")
         left.set_ylabel("weights per bin")
     axes[-1][0].set_xlabel("|w| before unlearning")
     axes[-1][1].set_xlabel("|Δw| of those that moved")
