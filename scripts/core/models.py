@@ -105,12 +105,12 @@ def _missing(source, what: str, error) -> ValueError:
     )
 
 
-def load_tokenizer(source, padding_side="left"):
+def load_tokenizer(source):
     """The tokenizer of a folder or hub id, padding left; a missing pad token becomes EOS. ValueError if it has none."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, padding_side=padding_side)
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, padding_side="left")
     except (OSError, ValueError, ImportError) as error:  # a tokenizer.model alone asks for a library that is not here
         raise _missing(source, "tokenizer", error) from error
     if tokenizer.pad_token is None:

@@ -31,7 +31,7 @@ def columns(shape: dict | None) -> dict[str, int]:
     return {name: width for name, width in found.items() if width}
 
 
-def check_group(group: int | None, shape: dict | None, key: str = "group") -> None:
+def check_group(group: int | None, shape: dict | None) -> None:
     """Raise ValueError when a group of columns does not divide the columns of a layer of this shape; None is a whole row."""
     if group is None:
         return
@@ -39,7 +39,7 @@ def check_group(group: int | None, shape: dict | None, key: str = "group") -> No
         if width % group:
             divisors = [g for g in (16, 32, 64, 128, 256) if width % g == 0] or [width]
             raise ValueError(
-                f"{key}: {group} does not divide the {width} columns of {name}; allowed: a divisor, e.g. {divisors[-1]}"
+                f"group: {group} does not divide the {width} columns of {name}; allowed: a divisor, e.g. {divisors[-1]}"
             )
 
 

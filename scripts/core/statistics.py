@@ -104,9 +104,9 @@ def pool(replicates) -> np.ndarray:
     return np.einsum("bs,sb->b", drawn, replicates) / len(replicates)
 
 
-def interval(replicates, level: float = LEVEL) -> tuple[float, float]:
-    """Percentile interval of `replicates` at `level`; those that are NaN (an undefined ratio) are left out."""
-    tail = 50 * (1 - level)
+def interval(replicates) -> tuple[float, float]:
+    """Percentile interval of `replicates` at LEVEL; those that are NaN (an undefined ratio) are left out."""
+    tail = 50 * (1 - LEVEL)
     kept = np.asarray(replicates, dtype=float)
     kept = kept[~np.isnan(kept)]
     if not len(kept):

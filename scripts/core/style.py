@@ -92,11 +92,11 @@ def note(made: Figure, lines: list[str], limit: int = 8) -> None:
         made.supxlabel("\n".join(wrapped), fontsize=SMALL, color=GREY, x=0.01, ha="left", multialignment="left")
 
 
-def legend(made: Figure, handles: list, columns: int | None = None) -> None:
+def legend(made: Figure, handles: list) -> None:
     """One legend above all panels, in as many columns as fit the figure's width."""
     longest = max(len(handle.get_label()) for handle in handles)
     fit = max(1, int(made.get_figwidth() / (0.38 + 0.052 * longest)))
-    made.legend(handles=handles, loc="outside upper center", ncols=min(columns or fit, fit, len(handles)))
+    made.legend(handles=handles, loc="outside upper center", ncols=min(fit, len(handles)))
 
 
 def handle(label: str, **look) -> Line2D:

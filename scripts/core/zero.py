@@ -41,10 +41,12 @@ def leave_out() -> None:
     accelerate.utils.other.is_deepspeed_available = lambda: False
 
 
-def check_batch(batch: int, ranks: int, key: str = "training.batch") -> None:
+def check_batch(batch: int, ranks: int) -> None:
     """ValueError unless every rank gets as many rows of a batch."""
     if batch % ranks:
-        raise ValueError(f"{key}: {batch!r} is not allowed on {ranks} GPUs; allowed: a multiple of {ranks} (batch counts all GPUs)")
+        raise ValueError(
+            f"training.batch: {batch!r} is not allowed on {ranks} GPUs; allowed: a multiple of {ranks} (batch counts all GPUs)"
+        )
 
 
 class Zero:

@@ -32,22 +32,21 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.where(words >= 2**31, words - 2**32, words).int()
 
 
-def gptq(tensors: dict, bits: int, first_version: bool = True) -> torch.Tensor:
+def gptq(tensors: dict, bits: int) -> torch.Tensor:
     """(rows, columns) from GPTQ's qweight (columns·bits/32, rows), qzeros (groups, rows·bits/32), scales (groups, rows), g_idx.
 
-    w = scales[g]·(code − zero[g]), g = g_idx[column]. The first version of the format stores zero − 1: as GPTQModel
+    w = scales[g]·(code − zero[g]), g = g_idx[column]. This first version of the format stores zero − 1: as GPTQModel
     does, 1 is added to each field of the packed words, carries between fields included.
     """
     groups, rows = tensors["scales"].shape
     index = tensors["g_idx"].long()
     stored = tensors["qzeros"]
-    if first_version and bits != 3:
+    if bits == 3:  # fields cross words, so there is no adding of words: each field wraps by itself
+        zeros = (unpack(stored, bits, rows) + 1) & 7
+    else:
         one = pack(torch.ones(1, rows, dtype=torch.int64, device=stored.device), bits).long()
         total = (stored.long() + one) & 0xFFFFFFFF
-        stored = torch.where(total >= 2**31, total - 2**32, total).int()
-    zeros = unpack(stored, bits, rows)
-    if first_version and bits == 3:  # fields cross words, so there is no adding of words: each field wraps by itself
-        zeros = (zeros + 1) & 7
+        zeros = unpack(torch.where(total >= 2**31, total - 2**32, total).int(), bits, rows)
     codes = unpack(tensors["qweight"].T, bits, len(index))
     return tensors["scales"].float()[index].T * (codes - zeros[index].T).float()
 
