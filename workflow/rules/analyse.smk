@@ -24,7 +24,7 @@ rule aggregate:
         sweep=f"{RESULTS}/sweep.json",
         metrics=metric_files,
         program=program("aggregate"),
-        costs=program("schemes"),
+        scheme_table=program("schemes"),
     output:
         parquet=rules_output["scores"][0],
         scores=report(
