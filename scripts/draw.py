@@ -8,7 +8,7 @@ import argparse
 import traceback
 from pathlib import Path
 
-from scripts.core import process, registry, tables
+from scripts.core import contracts, process, registry, tables
 
 
 def draw(folder, name: str, prefix) -> list[Path]:
@@ -59,7 +59,7 @@ def main(argv=None) -> int:
     several = options.figure == ["all"] or len(options.figure) > 1 or options.out.endswith("/")
     names = registry.names("figures") if options.figure == ["all"] else options.figure
     for name in names:
-        registry.require("figures", name, "figure")
+        contracts.require("figures", name, "figure")
     broken = draw_all(options.tables, names, Path(options.out)) if several else []
     if not several:
         draw(options.tables, *names, options.out)

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from scripts.core import registry
+from scripts.core import contracts, registry
 from scripts.core.cells import applicable, check_cell
 from scripts.core.checking import ConfigError
 from scripts.core.config import definition
@@ -46,7 +46,7 @@ def own_parameters(block: dict, methods: list, regularizers: list, key: str) -> 
     named = {"methods": methods, "regularizers": regularizers}
     for room, plugins in named.items():
         for name in plugins:
-            registry.require(room, name, f"{key}.{room.removesuffix('s')}")
+            contracts.require(room, name, f"{key}.{room.removesuffix('s')}")
     own = {room: {name: registry.parameters(room, name) for name in plugins} for room, plugins in named.items()}
     extras = {k: v for room in own.values() for parameters in room.values() for k, v in parameters.items()}
     known = (*AXES, *definition("unlearning")["properties"], *extras)

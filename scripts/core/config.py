@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from scripts.core import quantization, registry
+from scripts.core import contracts, quantization, registry
 from scripts.core.checking import ConfigError, check_object, check_value
 
 SCHEMA = Path(__file__).resolve().parents[2] / "workflow" / "schemas" / "config.schema.yaml"
@@ -50,7 +50,7 @@ def resolve(config: dict) -> dict:
     for part in ("evaluation", "mechanism", "resources"):
         config[part] = check_object(config[part], top[part]["properties"], part)
     for figure in config["figures"] or registry.names("figures"):
-        registry.require("figures", figure, "figures")
+        contracts.require("figures", figure, "figures")
     duplicates(config["schemes"])
     check_full(config["schemes"])
     config["results"] = os.path.normpath(config["results"])  # ./results and results/ are one folder, to Snakemake's records too
@@ -71,7 +71,7 @@ def plugin(entry, name: str, part: str, room: str) -> dict:
     entry = {} if entry is None else entry
     if not isinstance(entry, dict):
         raise ConfigError(f"{key}: {entry!r} is not allowed; allowed: a mapping such as {{kind: {registry.names(room)[0]}}}")
-    kind = registry.require(room, entry.get("kind", name), f"{key}.kind")
+    kind = contracts.require(room, entry.get("kind", name), f"{key}.kind")
     rest = {k: v for k, v in entry.items() if k != "kind"}
     return {"kind": kind, **check_object(rest, registry.parameters(room, kind), key)}
 
@@ -99,7 +99,7 @@ def corpus(entry, name: str) -> dict:
     shared = definition("corpus")["properties"]
     if not isinstance(entry, dict) or "kind" not in entry:
         raise ConfigError(f"{key}: {entry!r} is not allowed; allowed: a mapping with kind, model and the kind's parameters")
-    kind = registry.require("corpora", entry["kind"], f"{key}.kind")
+    kind = contracts.require("corpora", entry["kind"], f"{key}.kind")
     filled = check_object(entry, shared | registry.parameters("corpora", kind), key, definition("corpus")["required"])
     filled["model"] = model(filled["model"], f"{key}.model", filled["max_length"])
     return filled

@@ -35,6 +35,15 @@ OPTIONAL = {
 }
 
 
+def require(room: str, name: str, key: str) -> str:
+    """Return `name` if the room has it, as registry.require does, and its file holds what it has to.
+
+    For what looks at a configuration: the environments of quantizers, in which jobs call registry.require, have no jsonschema.
+    """
+    check(room, registry.require(room, name, key))
+    return name
+
+
 @cache
 def check(room: str, name: str) -> None:
     """ConfigError (one line that names the file) where a plugin's file lacks something, or holds it in another form."""

@@ -35,12 +35,9 @@ def nearest(name, known) -> str:
 
 
 def require(room: str, name: str, key: str) -> str:
-    """Return `name` if the room has it; else raise UnknownName that tells the config key. Its file is looked at, too."""
+    """Return `name` if the room has it; else raise UnknownName that tells the config key."""
     if name not in names(room):
         raise UnknownName(f"{key}: unknown name {name!r} in {room}; {nearest(name, names(room))}")
-    from scripts.core import contracts
-
-    contracts.check(room, name)
     return name
 
 

@@ -68,7 +68,7 @@ def write(tmp_path, monkeypatch):
 @pytest.mark.parametrize("room", registry.ROOMS)
 def test_what_a_plugin_may_be(room, write):
     write(room, GOOD[room])
-    assert registry.require(room, "mine", "key") == "mine"
+    assert contracts.require(room, "mine", "key") == "mine"
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -76,7 +76,7 @@ def test_what_it_may_not_be(case, write):
     room, text, words = BAD[case]
     write(room, text)
     with pytest.raises(ValueError) as caught:
-        registry.require(room, "mine", "key")
+        contracts.require(room, "mine", "key")
     message = str(caught.value)
     assert message.startswith(f"scripts/{room}/mine.py") and words in message and "\n" not in message
 
@@ -98,4 +98,4 @@ def test_a_file_that_no_sweep_names_is_not_read(write):
     """So that a half-written one stops nobody's sweep."""
     write("methods", "def (")
     with pytest.raises(registry.UnknownName, match="sweep\\[0\\].method: unknown name 'other' in methods; known: mine"):
-        registry.require("methods", "other", "sweep[0].method")
+        contracts.require("methods", "other", "sweep[0].method")

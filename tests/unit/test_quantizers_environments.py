@@ -1,6 +1,8 @@
 """Environments: found, missing, out of date, made; and the same pins for conda and venv."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -88,3 +90,15 @@ def test_group_that_does_not_divide(kind):
         scheme["granularity"] = "group"
     with pytest.raises(ValueError, match="group: 96 does not divide the 256 columns of q_proj"):
         registry.load("quantizers", kind).check(scheme, {"hidden": 256, "intermediate": 704})
+
+
+def test_a_quantizing_job_needs_nothing_of_the_configurations_libraries():
+    """Environments of quantizers have neither jsonschema nor Snakemake."""
+    code = (
+        "import sys\nsys.modules |= {'jsonschema': None, 'snakemake': None, 'pandas': None}\n"
+        "from scripts import quantize\nfrom scripts.core import registry\n"
+        "for name in registry.names('quantizers'):\n"
+        "    registry.require('quantizers', name, 'scheme.kind'), registry.load('quantizers', name)\n"
+        "assert quantize.catalogue()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=registry.SCRIPTS.parent)
