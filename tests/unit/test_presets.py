@@ -12,7 +12,7 @@ from scripts.core.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 BELOW = {"news": "config.yaml", "books": "config.yaml", "sure": "config.yaml", "controls": "profiles/demo/sweep.yaml"}
-BELOW |= dict.fromkeys(("widths", "schemes", "calibration", "cure"), "profiles/demo/sweep.yaml")
+BELOW |= dict.fromkeys(("widths", "schemes", "calibration", "cure", "steps"), "profiles/demo/sweep.yaml")
 BELOW["seven_b"] = "config.yaml"
 
 
@@ -116,3 +116,21 @@ def test_cure_has_the_control_grids_own_runs_under_more_schemes():
     stored = [(s["training"]["weights"], s["training"]["moments"]) for s in specs if s["seed"] == 0]
     assert stored == [("bf16", "bf16"), ("bf16_stochastic", "bf16"), ("fp32", "fp32")] * 2 and len(specs) == 18
     configuration.check_plugins(plan.config)
+
+
+def test_steps_are_those_of_the_control_grids_centres():
+    """Weights in fp32 as long as the centres in bf16; seeds and everything but lr and precision are the centres' own."""
+    centres = [s for s in unlearned(laid_over("controls")) if s["training"] == centre(s) and "saliency" not in s["training"]]
+    found = unlearned(laid_over("steps"))
+
+    def told(spec):
+        return spec["method"], spec["regularizer"], spec["seed"], spec["training"]["max_steps"]
+
+    assert len(found) == len(centres) == 6 and all(told(spec) in list(map(told, centres)) for spec in found)
+    assert {(s["training"]["weights"], s["training"]["moments"]) for s in found} == {("fp32", "fp32")}
+
+
+def centre(spec: dict) -> dict:
+    """The training of a spec of the control grid, as its centre has it."""
+    steps = {"npo": 500, "ga": 450}[spec["method"]["name"]]
+    return spec["training"] | {"lr": "4e-5", "weights": "bf16", "moments": "bf16", "max_steps": steps}
