@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 
 from scripts.core.checking import ConfigError
+from scripts.core.storage import read_json
 
 TEXTS = ("lr", "zero", "gpu_model")  # keys whose values are texts even where they look like numbers
 
@@ -31,6 +32,22 @@ def overlaid(config: dict, given) -> dict:
         both = isinstance(value, dict) and isinstance(config.get(key), dict)
         config[key] = overlaid(config[key], value) if both else words({key: value})[key]
     return config
+
+
+def left_out(config: dict) -> list[str]:
+    """Metrics and schemes of the results that the resolved `config` leaves out, where that would train models again.
+
+    Snakemake looks through an evaluation that is asked for less, and with `keep_checkpoints: until_evaluated` the weights that this
+    needs are gone.
+    """
+    try:
+        before = read_json(Path(config["results"]) / "sweep.json")
+        parts = {part: before[part].keys() - config[part].keys() for part in ("metrics", "schemes")}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
+    return sorted(
+        f"{part}.{name}" for part, names in parts.items() for name in names if config["keep_checkpoints"] == "until_evaluated"
+    )
 
 
 def default(project) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from scripts.core import given, sweep
+from scripts.core.storage import write_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,3 +94,16 @@ def test_a_file_that_is_no_mapping_is_named_in_one_line(tmp_path, monkeypatch, t
         with pytest.raises(ValueError) as caught:
             read()
         assert "'config.yaml' " + words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_left_out_where_weights_were_removed(tmp_path):
+    write_json(tmp_path / "sweep.json", {"metrics": {"a": {}, "b": {}}, "schemes": {"full": {}, "x": {}}})
+    config = {
+        "results": str(tmp_path),
+        "metrics": {"a": {}, "c": {}},
+        "schemes": {"full": {}},
+        "keep_checkpoints": "until_evaluated",
+    }
+    assert given.left_out(config) == ["metrics.b", "schemes.x"]
+    assert given.left_out(config | {"keep_checkpoints": "all"}) == []
+    assert given.left_out(config | {"results": str(tmp_path / "none")}) == []

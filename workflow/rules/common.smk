@@ -61,6 +61,10 @@ os.environ.update(paths)
 
 if workflow.is_main_process:
     logger.info(f"{len(PLAN.cells)} cells: {len(PLAN.evaluated())} models under {len(config['schemes'])} schemes")
+    for left in given.left_out(config):
+        logger.warning(
+            f"{left} is left out now: models whose weights were removed (keep_checkpoints) are trained again; keep it instead"
+        )
 
 RESULTS = config["results"]
 TEXTS = PLAN.texts()
