@@ -127,8 +127,8 @@ def rescore(content: dict) -> dict:
     tokens = sum(sample["tokens"] for sample in samples)
     mean = math.fsum(sample["nll"] * sample["tokens"] for sample in samples) / tokens
     found = {"value": math.exp(mean), "n": len(samples), "mean": mean, "tokens": tokens}
-    if any("parts" in sample for sample in samples):
-        found["samples"] = [whole(sample["parts"]) if "parts" in sample else {} for sample in samples]
+    if "parts" in samples[0]:  # then in all
+        found["samples"] = [whole(sample["parts"]) for sample in samples]
     return found
 
 

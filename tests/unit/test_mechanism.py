@@ -141,6 +141,7 @@ def test_sums_and_ratios_are_their_definitions(weights):
         assert sums[name] == pytest.approx(wanted, rel=1e-6), name
     assert sums["codes"] == int((old[1] != new[1]).sum()) and sums["values"] == np.count_nonzero(q)
     rest = {"d2": 3.0, "gd": 0.5}
+    sums["values"] -= 1  # else as many as codes
     ratios = update.ratios(whole, rest, sums)
     p = (q * d).sum() / (d**2).sum()
     assert ratios["projection"] == pytest.approx(p)
@@ -153,10 +154,11 @@ def test_sums_and_ratios_are_their_definitions(weights):
     assert ratios["relative_step"] == pytest.approx(((d**2).sum() / (w**2).sum()) ** 0.5)
     assert ratios["kept"] == pytest.approx(((q * d).sum() + 3) / ((d**2).sum() + 3))
     assert ratios["first_order"] == pytest.approx(((g * q).sum() + 0.5) / ((g * d).sum() + 0.5))
-    for name, values in (("moved", w0[(d != 0) & (w0 != 0)]), ("steps", d[d != 0])):
+    moved, crossed = (d != 0) & (w0 != 0), (old[1] != new[1]).numpy()
+    assert 0 < (moved & crossed).sum() < moved.sum()
+    for name, values in {"all": w0[w0 != 0], "moved": w0[moved], "steps": d[d != 0], "crossed": w0[moved & crossed]}.items():
         wanted = pd.Series(np.floor(2 * np.log2(np.abs(values))).astype(int)).value_counts()
-        assert whole[name] == {str(k): int(v) for k, v in wanted.items()}, name
-    assert sum(sums["crossed"].values()) <= sums["codes"]
+        assert (whole | sums)[name] == {str(k): int(v) for k, v in wanted.items()}, name
 
 
 def test_extremes_of_what_is_kept():

@@ -1,0 +1,28 @@
+"""Ratios over nothing: layers that unlearning did not touch, and schemes that change nothing, are told by None and not by 0."""
+
+import torch
+
+from scripts.core import update
+
+
+def of(before, after, rest):
+    """Ratios where nothing is rounded."""
+    held = (before, None, None), (after, None, None)
+    return update.ratios(update.of_update(before, after), rest, update.of_scheme(before, after, *held))
+
+
+def test_matrices_that_did_not_move_have_no_share_that_is_kept():
+    """As under a mask that freezes all of a kind."""
+    weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    found = of(weight, weight, {"d2": 0.0, "gd": None})
+    nothing = {"survived", "projection", "noise", "snr", "kept", "noise_ratio", "first_order", "code_changed"}
+    assert {name for name, value in found.items() if value is None} == nothing
+    assert (found["changed"], found["value_changed"], found["relative_step"]) == (0, 0, 0)
+    assert of(weight, weight, {"d2": 2.0, "gd": None})["kept"] == 1, "what is not quantized keeps its update whole"
+
+
+def test_full_precision_keeps_everything_without_noise():
+    weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    found = of(weight, weight + 0.5, {"d2": 1.0, "gd": None})
+    assert (found["projection"], found["survived"], found["kept"], found["noise"]) == (1, 1, 1, 0)
+    assert found["snr"] is None and found["noise_ratio"] is None
