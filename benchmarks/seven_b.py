@@ -12,6 +12,7 @@ import gc
 import json
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import memory as measured
@@ -39,8 +40,21 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def build(shape: memory.Shape, length: int, device: str):
-    """The model in bf16, made where it stays."""
+@contextmanager
+def default_dtype(name: str):
+    """Tensors are made in this dtype (torch's name) unless they say otherwise."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, name))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def build(shape: memory.Shape, length: int, device: str, dtype: str = "bfloat16"):
+    """The model with random weights of a dtype (torch's name), made where it stays."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -53,16 +67,11 @@ def build(shape: memory.Shape, length: int, device: str):
         num_key_value_heads=shape.kv_heads,
         max_position_embeddings=length,
         tie_word_embeddings=False,
-        dtype="bfloat16",
+        dtype=dtype,
     )
     torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            return LlamaForCausalLM(config).eval()
-    finally:
-        torch.set_default_dtype(before)
+    with default_dtype(dtype), torch.device(device):
+        return LlamaForCausalLM(config).eval()
 
 
 def step(model, options) -> None:

@@ -48,19 +48,19 @@ def given(options) -> tuple[dict, dict]:
 
 def shared(options) -> bool:
     """Whether the program's run is a training, which several processes share; copies and arithmetic are done by one."""
-    from scripts.core import memory
+    from scripts.core import placement
 
-    return memory.trains(given(options)[1])
+    return placement.trains(given(options)[1])
 
 
 def sharding(options) -> tuple[int, str]:
     """(stage, offload) of a training on several GPUs. ValueError when `auto` finds nothing that fits."""
-    from scripts.core import memory
+    from scripts.core import memory, placement
 
     named, spec = given(options)
     start = named.get("--target") or named.get("--base")
     shape = memory.shape_of(spec, Path(start) / "checkpoint" if start else None)
-    return memory.choose(
+    return placement.choose(
         shape, memory.Training.of(spec), options.gpus * options.nodes, options.gpu_gb, options.zero, options.offload
     )
 

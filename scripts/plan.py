@@ -8,7 +8,11 @@ Disk is what the kept checkpoints take, by their number of weights and stored pr
 from collections import Counter, defaultdict
 from pathlib import Path
 
+<<<<<<< HEAD
 from scripts.core import grid, memory, process, sweep
+=======
+from scripts.core import placement, process, sweep
+>>>>>>> ab5adcb (The memory plan is held against a whole step at real sizes, simulated; LoRA, checkpointing and ZeRO are planned as they are)
 from scripts.core.config import billions
 
 STORED = {"bf16": 2, "fp32": 4}  # bytes per weight
@@ -96,7 +100,7 @@ def main(argv=None) -> int:
         total += each * number
         print(f"{corpus:16s} {kind:10s} {number:7d} {each:11.3f} {each * number:9.2f}  {source}")
     print("\nmemory:")
-    for line in memory.table(plan):
+    for line in placement.table(plan):
         print(line)
     kept, state = disk(plan)
     gpus = plan.config["resources"]["gpus"]

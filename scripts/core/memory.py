@@ -1,17 +1,21 @@
-"""How much GPU memory a training takes, and which ZeRO stage it therefore gets. Arithmetic only: no torch.
+"""How much GPU memory a training takes. Arithmetic only: no torch.
 
 Bytes per GPU, for N weights of which n are trained, on R GPUs, b bytes per weight as the model is held (bf16 2, fp32 4):
 
   weights      N·b; ZeRO-3: N·b/R, and what is gathered while it is used, min(N, 10⁹)·b; with fp32 weights and autocast also
-               the bfloat16 casts of the Linear layers, 2 bytes each, which the backward pass keeps
-  gradients    n·b; ZeRO: 2·n·b/R (kept, and flattened for the step), and a bucket of min(n, 5·10⁸)·b
-  optimiser    two moments, n·2·bytes of a moment; under ZeRO divided by R, and the masters that are stepped, n·b/R at stage 2
+               the bfloat16 casts of the Linear layers, 2 bytes each: the backward pass keeps them, and autocast does for weights
+               that are trained (with LoRA and checkpointing only one layer's and the head's are there at a time)
+  gradients    n·b; ZeRO: n·b/R, at stage 2 three times (kept, flattened, and those of the last step), and buckets of 5·10⁸·b,
+               two at stage 2, where the exchange goes on beside the backward pass
+  optimiser    two moments, n·2·bytes of a moment (8-bit: about 1; paged: none); under ZeRO divided by R, and the masters that are
+               stepped, n·b/R
   reference    the frozen copy that KLR, RMU and published NPO ask for, N·b (ZeRO-3: N·b/R), where it is resident
   activations  what the backward pass of one term keeps, per token of this GPU's rows (batch/R): see `activation_bytes`; with
-               gradient checkpointing the input of each layer, and one layer in full
+               gradient checkpointing the input of each layer, and then the logits or one layer in full
   logits       of one term and their gradient, 2·V per token in the dtype of the products; with KLR the reference's, too; and
                192 MiB, the slices that are widened
-  step         instead of activations and logits: float32 copies in a step, 16 bytes of each of at most 2²⁶ bfloat16 weights
+  step         instead of activations and logits: float32 copies in a step, 16 bytes of each of at most 2²⁶ bfloat16 weights;
+               under ZeRO also the gradient that is stepped, n·b/R
   reserve      CUDA context, kernels' workspaces and communication buffers
 
 Terms run backward one after the other, so one term's activations are alive at a time; with a single term and no accumulation the
@@ -27,6 +31,8 @@ from scripts.core import registry
 
 GB = 1e9
 BYTES = {"bf16": 2, "bf16_stochastic": 2, "fp32": 4}
+# bitsandbytes: a byte and a scale per 256 for a moment; what is paged makes room when room is short.
+MOMENT = {"adamw_8bit": 1 + 4 / 256, "paged_adamw": 0, "paged_adamw_8bit": 0}
 LIVE, BUCKET, WIDENED, SLICES = 1e9, 5e8, 2**26, 3 * 64 * 2**20
 RESERVE = 2.0 * GB
 # hidden, layers, heads, kv_heads, intermediate, vocabulary of Llamas, for models of which only the size is known.
@@ -89,6 +95,7 @@ class Training:
     whole_model: bool = True  # whether ZeRO-3 can divide it
     checkpointing: bool = False
     computes: str = "bf16"
+    optimizer: str = "adamw"
 
     @classmethod
     def of(cls, spec: dict):
@@ -105,7 +112,8 @@ class Training:
         distributions = bool(needs & {"model", "logits", "distribution"})
         resident = distributions and training.get("reference", "auto") in ("auto", "resident")
         names = (length, training["batch"], training["weights"], training["moments"], lora, resident, distributions, whole)
-        return cls(*names, training.get("gradient_checkpointing", False))
+        more = {"checkpointing": training.get("gradient_checkpointing", False), "optimizer": training.get("optimizer", "adamw")}
+        return cls(*names, **more)
 
 
 def shape_of(spec: dict, checkpoint: Path | None = None) -> Shape:
@@ -134,20 +142,23 @@ def stated_shape(folder: Path) -> Shape | None:
         return None
 
 
-def activation_bytes(shape: Shape, weights: str, computes: str) -> tuple[float, float]:
+def activation_bytes(shape: Shape, weights: str, computes: str, lora: int = 0) -> tuple[float, float]:
     """(bytes per token of a layer, bytes per token of the final norm) that the backward pass needs, as transformers' Llama with
-    scaled-dot-product attention keeps them.
+    scaled-dot-product attention keeps them; lora: rank of the updates at all Linear layers of a model that is frozen otherwise.
 
-    A norm keeps its input and its normalised value in float32 or the model's dtype; Linear layers their inputs (under
-    autocast each its own cast); attention query, key, value, output and one number per head; the MLP four of its width.
+    A norm keeps its input and, to train its weight, its normalised value in float32 or the model's dtype; Linear layers their
+    inputs (under autocast each its own cast), an update also its inner value; attention query, key, value, output and one
+    number per head; the MLP four of its width.
     """
     h, kv, m = shape.hidden, shape.kv, shape.intermediate
     rest = 8 + 4 * shape.heads  # two inverse norms, log-sum-exp
     if computes == "fp32":
-        return 32 * h + 8 * kv + 16 * m + rest, 12 * h
-    if weights == "fp32":
-        return 30 * h + 4 * kv + 8 * m + rest, 10 * h
-    return 20 * h + 4 * kv + 8 * m + rest, 8 * h
+        layer, final, frozen, inner = 32 * h + 8 * kv + 16 * m + rest, 12 * h, (8 * h, 4 * h), 28
+    elif weights == "fp32":
+        layer, final, frozen, inner = 30 * h + 4 * kv + 8 * m + rest, 10 * h, (6 * h, 4 * h), 14
+    else:
+        layer, final, frozen, inner = 20 * h + 4 * kv + 8 * m + rest, 8 * h, (4 * h, 2 * h), 14
+    return (layer - frozen[0] + inner * lora, final - frozen[1]) if lora else (layer, final)
 
 
 def plan(shape: Shape, training: Training, gpus: int = 1, zero: int = 0, offload: str = "none", reserve: float = RESERVE) -> dict:
@@ -163,133 +174,28 @@ def plan(shape: Shape, training: Training, gpus: int = 1, zero: int = 0, offload
     if divided:
         parts["weights"] = (0 if away else n_all * held / share) + min(n_all, LIVE) * held
     if held == 4 and training.computes == "bf16":
-        parts["weights"] += 2 * shape.linear
-    parts["gradients"] = 2 * n * held / share * (not away) + min(n, BUCKET) * held if zero else n * held
+        head = shape.vocabulary * shape.hidden
+        alone = training.lora and training.checkpointing
+        parts["weights"] += 2 * ((shape.linear - head) / shape.layers + head if alone else shape.linear)
+    parts["gradients"] = n * held
+    if zero:
+        parts["gradients"] = (0 if away else n * held / share * (1 if divided else 3)) + BUCKET * held * (1 if divided else 2)
     if not away:
-        parts["optimiser"] = 2 * n * moment / share + (n * held / share if zero == 2 else 0)
-        parts["step"] = 16 * min(n / share, WIDENED) if held == 2 else 0
+        parts["optimiser"] = 2 * n * MOMENT.get(training.optimizer, moment) / share + (n * held / share if zero else 0)
+        parts["step"] = (16 * min(n / share, WIDENED) if held == 2 else 0) + (n * held / share if zero else 0)
     if training.reference:
         parts["reference"] = shape.weights * held / (share if divided else 1)
     tokens = max(1, training.batch // share) * training.length
-    layer, final = activation_bytes(shape, training.weights, training.computes)
-    kept = shape.layers * layer
-    if training.checkpointing:
-        kept = layer + shape.layers * shape.hidden * (4 if training.weights == "fp32" else compute)
-    parts["activations"] = tokens * (kept + final)
     slices = min(SLICES, 12 * tokens * shape.vocabulary)
     parts["logits"] = tokens * shape.vocabulary * compute * (3 if training.divergence else 2) + slices
+    layer, final = activation_bytes(shape, training.weights, training.computes, training.lora)
+    parts["activations"] = tokens * (shape.layers * layer + final)
+    if training.checkpointing:
+        inputs = shape.layers * shape.hidden * (4 if training.weights == "fp32" else compute)
+        # Back in a layer the logits are gone; there are its activations, two gradients of the MLP's width and one of a weight.
+        one = tokens * (layer + 2 * compute * shape.intermediate) + shape.hidden * shape.intermediate * held
+        parts["activations"] = tokens * inputs + max(tokens * final, one - parts["logits"])
     parts["reserve"] = reserve
     passing = max(parts["activations"] + parts["logits"], parts["step"])
     lasting = sum(value for name, value in parts.items() if name not in ("activations", "logits", "step"))
     return {**parts, "total": lasting + passing}
-
-
-def candidates(training: Training, gpus: int, zero: str = "auto", offload: str = "auto") -> list[tuple[int, str]]:
-    """(stage, offload) that may be taken, in the order of preference. ValueError for what does not go together."""
-    if gpus <= 1:
-        return [(0, "none")]
-    if zero == "3" and not training.whole_model:
-        raise ValueError("resources.zero: 3 is not allowed with saliency or LoRA; allowed: auto, 2")
-    stages = [2, 3] if zero == "auto" else [int(zero)]
-    stages = stages if training.whole_model else [2]
-    last = stages[-1]
-    found = [(stage, "none") for stage in stages if offload != "cpu"]
-    return found + [(last, "cpu")] if offload != "none" else found
-
-
-def choose(
-    shape: Shape, training: Training, gpus: int, gpu_gb: float, zero: str = "auto", offload: str = "auto"
-) -> tuple[int, str]:
-    """The first candidate that fits into gpu_gb · 10⁹ bytes per GPU; a single one is taken as it is. ValueError when none fits."""
-    options = candidates(training, gpus, zero, offload)
-    if len(options) == 1:
-        return options[0]
-    needed = [plan(shape, training, gpus, *option)["total"] / GB for option in options]
-    for option, size in zip(options, needed, strict=True):
-        if size <= gpu_gb:
-            return option
-    raise ValueError(
-        f"resources.gpu_gb: {gpu_gb:g} GB are too little on {gpus} GPUs, {min(needed):.0f} GB each would do; "
-        "allowed: more GPUs, a smaller batch, LoRA, or zero and offload set by hand"
-    )
-
-
-def fewest(shape: Shape, training: Training, gpu_gb: float, limit: int = 64) -> int | None:
-    """The smallest number of GPUs (1, or what divides the batch) on which a training fits; None if there is none."""
-    for gpus in range(1, min(limit, training.batch) + 1):
-        if training.batch % gpus == 0:
-            for option in candidates(training, gpus):
-                if plan(shape, training, gpus, *option)["total"] <= gpu_gb * GB:
-                    return gpus
-    return None
-
-
-def trains(spec: dict) -> bool:
-    """Whether a run is a training, and not a corpus, a published checkpoint that is copied, or arithmetic on checkpoints."""
-    if spec["stage"] == "unlearn":
-        return registry.constants("methods", spec["method"]["name"]).get("KIND") != "arithmetic"
-    return spec["stage"] != "corpus" and (spec["stage"] == "reinforced" or spec["model"]["kind"] != "pretrained")
-
-
-def check(sweep) -> None:
-    """ValueError for the first training of a sweep (scripts.core.plan.Plan) that its number of GPUs does not allow."""
-    gpus = sweep.config["resources"]["gpus"] * sweep.config["resources"]["nodes"]
-    for run in sweep.runs.values():
-        if gpus <= 1 or not trains(run.spec):
-            continue
-        batch, where = Training.of(run.spec).batch, f"training of {run.path}"
-        if batch % gpus:
-            raise ValueError(
-                f"batch: {batch} is not allowed on {gpus} GPUs ({where}); allowed: a multiple of {gpus}, it counts all"
-            )
-        if run.stage == "unlearn":
-            method = run.spec["method"]["name"]
-            if not registry.constants("methods", method).get("SEVERAL_GPUS", True):
-                raise ValueError(f"resources.gpus: {gpus} in all are not allowed with method {method} ({where}); allowed: 1")
-            mask = run.spec["training"].get("saliency", "none")
-            if mask.startswith("row"):
-                raise ValueError(
-                    f"saliency: {mask!r} is not allowed on {gpus} GPUs ({where}); allowed: module, or resources.gpus 1"
-                )
-            if sweep.config["resources"]["zero"] == "3" and not Training.of(run.spec).whole_model:
-                raise ValueError(f"resources.zero: 3 is not allowed with saliency or LoRA ({where}); allowed: auto, 2")
-
-
-def name_of(zero: int, offload: str) -> str:
-    """The words for a stage in tables."""
-    return ("one GPU" if zero == 0 else f"ZeRO-{zero}") + (" + offload" if offload == "cpu" else "")
-
-
-def table(sweep) -> list[str]:
-    """Lines of a table: each kind of training of a sweep (scripts.core.plan.Plan), GB per GPU by part, and what it takes."""
-    resources = sweep.config["resources"]
-    gpus, gpu_gb = max(1, resources["gpus"] * resources["nodes"]), resources["gpu_gb"]
-    rows = {}
-    for run in sweep.runs.values():
-        if not trains(run.spec):
-            continue
-        training = Training.of(run.spec)
-        label = run.path.split("/")[1] if run.stage == "unlearn" else run.stage
-        rows.setdefault((run.corpus, shape_of(run.spec), training), []).append(label)
-    head = ("weights", "gradients", "optimiser", "reference", "activations", "logits", "total")
-    lines = [
-        f"{'corpus':12s} {'training':28s} {'kept in':22s} {'batch':>5s}" + "".join(f" {name:>11s}" for name in head) + "  takes"
-    ]
-    for (corpus, shape, training), labels in rows.items():
-        names = sorted(set(labels))
-        text = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
-        kept = f"{training.weights}, {training.moments}" + (f", LoRA {training.lora}" if training.lora else "")
-        try:
-            stage, offload = choose(shape, training, gpus, gpu_gb, resources["zero"], resources["offload"])
-            takes = name_of(stage, offload)
-        except ValueError:
-            (stage, offload), takes = candidates(training, gpus, resources["zero"], resources["offload"])[-1], None
-        sizes = plan(shape, training, gpus, stage, offload)
-        if takes is None or sizes["total"] > gpu_gb * GB:
-            least = fewest(shape, training, gpu_gb)
-            takes = f"does not fit: {least} GPUs would do" if least else "does not fit: a smaller batch or LoRA might"
-        numbers = "".join(f" {sizes[name] / GB:11.2f}" for name in head)
-        assumed = "" if shape.stated else " (shape of the nearest Llama)"
-        lines.append(f"{corpus:12s} {text:28.28s} {kept:22s} {training.batch:5d}{numbers}  {takes}{assumed}")
-    lines.append(f"GB per GPU on {gpus} of {gpu_gb:g} GB, {RESERVE / GB:g} GB of the total for the driver and buffers")
-    return lines

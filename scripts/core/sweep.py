@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from scripts.core import config as configuration
-from scripts.core import given, grid, memory
+from scripts.core import given, grid, placement
 from scripts.core.plan import Plan
 from scripts.core.storage import read_json
 
@@ -38,7 +38,7 @@ def read(*paths) -> Plan:
     for path in paths:
         update_config(content, parsed(path))
     plan = grid.plan(configuration.resolve(content))
-    memory.check(plan)
+    placement.check(plan)
     return plan
 
 

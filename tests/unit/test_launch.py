@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts import launch
-from scripts.core import memory, storage
+from scripts.core import memory, placement, storage
 
 ROOT = Path(__file__).parents[2]
 SPEC = {
@@ -106,12 +106,12 @@ def test_a_spec_that_is_not_there_is_one_line(started, spec, capsys):
 
 def test_auto_takes_the_first_stage_that_fits(spec):
     shape, training = memory.Shape(4096, 32, 32, 32, 11008, 32000), memory.Training(batch=4, reference=True, divergence=True)
-    sizes = {option: memory.plan(shape, training, 4, *option)["total"] / 1e9 for option in memory.candidates(training, 4)}
+    sizes = {option: memory.plan(shape, training, 4, *option)["total"] / 1e9 for option in placement.candidates(training, 4)}
     assert list(sizes) == [(2, "none"), (3, "none"), (3, "cpu")] and sorted(sizes.values(), reverse=True) == list(sizes.values())
     for option, size in sizes.items():
-        assert memory.choose(shape, training, 4, size + 1) == option
+        assert placement.choose(shape, training, 4, size + 1) == option
     with pytest.raises(ValueError, match="resources.gpu_gb"):
-        memory.choose(shape, training, 4, min(sizes.values()) - 1)
+        placement.choose(shape, training, 4, min(sizes.values()) - 1)
 
 
 RANK = """

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import seven_b
 from scripts.core import config as configuration
-from scripts.core import grid, losses, memory
+from scripts.core import grid, losses, memory, placement
 from scripts.core.optimizer import PrecisionAdamW
 from scripts.core.sweep import read
 from tests.workflow.conftest import MICRO
@@ -102,17 +102,17 @@ def sweep(**changes):
 
 
 def test_the_table_has_each_kind_of_training_and_says_what_does_not_fit():
-    lines = memory.table(sweep())
+    lines = placement.table(sweep())
     assert any("base" in line and "one GPU" in line for line in lines) and not any("does not fit" in line for line in lines)
     model = {"kind": "pretrained", "target": "a/b", "retrain": "a/c", "billions": 6.7}
     corpora = {name: {**entry, "model": model, "max_length": 2048} for name, entry in MICRO["corpora"].items()}
-    lines = memory.table(sweep(corpora=corpora))
+    lines = placement.table(sweep(corpora=corpora))
     assert any("does not fit" in line and "nearest Llama" in line for line in lines)
     assert not any("target" in line for line in lines)  # copied, not trained
 
 
 def test_the_paper_s_sweep_fits_on_the_gpu_that_its_configuration_names():
-    lines = memory.table(read(Path(__file__).parents[2] / "config.yaml"))
+    lines = placement.table(read(Path(__file__).parents[2] / "config.yaml"))
     assert sum("one GPU" in line for line in lines) == 4 and not any("does not fit" in line for line in lines)
 
 
@@ -129,8 +129,8 @@ def test_a_model_that_names_its_sizes_otherwise_is_planned_by_its_number_of_weig
 
 def test_a_batch_that_does_not_divide_is_refused_before_any_job():
     with pytest.raises(ValueError, match="batch: .* GPUs"):
-        memory.check(sweep(resources={"gpus": 7}))
-    memory.check(sweep(resources={"gpus": 1}))
+        placement.check(sweep(resources={"gpus": 7}))
+    placement.check(sweep(resources={"gpus": 1}))
 
 
 def test_a_step_of_a_model_with_random_weights_peaks_near_the_plan(capfd):

@@ -20,8 +20,8 @@ from scripts.core import config as configuration
 from scripts.core import given
 from scripts.core import grid
 from scripts.core import isolation
-from scripts.core import memory
 from scripts.core import naming
+from scripts.core import placement
 from scripts.core import serving
 from scripts.core import slurm_polling
 from scripts.core.cells import trains
@@ -42,7 +42,7 @@ try:
     config = configuration.resolve(given.overlaid(config, workflow.config_settings.config))
     PLAN = grid.plan(config)
     configuration.check_plugins(config)
-    memory.check(PLAN)
+    placement.check(PLAN)
     calibration.check_built(PLAN, config["results"])
 except ValueError as error:
     raise WorkflowError(f"config: {error}") from None
