@@ -8,11 +8,7 @@ Disk is what the kept checkpoints take, by their number of weights and stored pr
 from collections import Counter, defaultdict
 from pathlib import Path
 
-<<<<<<< HEAD
-from scripts.core import grid, memory, process, sweep
-=======
-from scripts.core import placement, process, sweep
->>>>>>> ab5adcb (The memory plan is held against a whole step at real sizes, simulated; LoRA, checkpointing and ZeRO are planned as they are)
+from scripts.core import grid, placement, process, sweep
 from scripts.core.config import billions
 
 STORED = {"bf16": 2, "fp32": 4}  # bytes per weight
