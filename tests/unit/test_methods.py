@@ -121,6 +121,24 @@ def test_rmu_equals_its_formula_on_hidden_states(tokenizer):
         rmu.loss(model, data, reference, layer=3)
 
 
+@pytest.mark.parametrize("depth, index", [(32, 7), (16, 3), (5, 0), (2, 0)])
+def test_rmu_s_own_layer_is_at_a_quarter_of_the_depth(depth, index):
+    class Plus(torch.nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    class Stack(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(Plus() for _ in range(depth))
+
+        def forward(self, input_ids, attention_mask, use_cache):
+            return torch.nn.Sequential(*self.layers)(input_ids)
+
+    reached = registry.load("methods", "rmu").hidden_states(Stack(), batch([0, 0]), None)
+    assert reached.tolist() == [[index + 1, index + 1]]
+
+
 def test_rmu_trains_nothing_above_its_layer_and_leaves_no_hook(tokenizer):
     rmu, model = registry.load("methods", "rmu"), llama(tokenizer)
     data = batch([1, 5, 6, 7])
