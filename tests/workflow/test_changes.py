@@ -200,6 +200,17 @@ def test_removed_weights_are_not_trained_again_for_a_figure(grown, tmp_path):
             (tmp_path / name).rename(run / name)
 
 
+def test_a_cell_that_was_removed_is_made_anew(grown, tmp_path):
+    """Though the tables that were made of it are there."""
+    run = next(grown.results.glob("people/ga_none/*/seed0"))
+    run.rename(tmp_path / "removed")
+    try:
+        found = new(grown)
+    finally:
+        (tmp_path / "removed").rename(run)
+    assert found == {"spec": 1, "unlearn": 1, "evaluate_full": 1, "mechanism": 1}
+
+
 def test_checkpoints_is_a_target_of_its_own(grown):
     grown.config["results"] = "elsewhere"
     jobs = grown.jobs("checkpoints")
