@@ -97,6 +97,13 @@ def test_topk_gradient_is_within_its_bound_and_all_tokens_are_exact(model, rows,
     assert torch.allclose(whole.logits(batch), exact, atol=1e-6)
 
 
+def test_probabilities_that_rounding_adds_up_to_more_than_one_leave_no_mass():
+    """A memorised token: a negative rest would have a logarithm that is no number."""
+    table = TopK({}, 2)
+    table.vocabulary = 5
+    assert table._outside(torch.tensor([[1e-7, -30.0], [-0.5, -1.5]])).tolist() == [0, pytest.approx(0.170339, abs=1e-6)]
+
+
 def test_topk_divergence_and_its_gradient_come_near_with_k(model, rows, tmp_path):
     batch = batch_of(rows[1], [0, 5, 2])
     resident = Reference.of(model, [], {"distribution"}).logits(batch)
