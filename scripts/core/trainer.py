@@ -96,7 +96,7 @@ class RunTrainer(Trainer):
                 value = term()
             if not isinstance(value, torch.Tensor) or value.ndim:
                 raise ValueError(f"the {name} loss is {str(value)[:60]!r}; allowed: a scalar tensor")
-            if not value.requires_grad and value != 0:
+            if not value.requires_grad and self.state.global_step == 0 and value != 0:  # once: reading it makes a GPU wait
                 raise ValueError(f"the {name} loss has no gradient; allowed: one that was not detached from the weights, or 0")
             if value.requires_grad:
                 self.before_term(name)
