@@ -36,7 +36,7 @@ def test_the_width_is_of_the_errors_of_other_groups():
     label = dict.fromkeys(["corpus", "regularizer"], "x")
     table = pd.DataFrame([label | {"method": m, "setting": f"s{i}"} for m in ("ga", "npo") for i in range(8)])
     table = table.assign(kept=draw.random(16), R=draw.random(16))
-    predicted, half = predict.left_out(table, None, "1 − kept", "method")
+    predicted, half = predict.left_out(table, "1 − kept", "method")
     errors = np.abs(table.R - (1 - table.kept)).to_numpy()
     assert predicted.tolist() == (1 - table.kept).tolist()
     assert half[:8] == pytest.approx(np.quantile(errors[8:], 0.9)) and half[8:] == pytest.approx(np.quantile(errors[:8], 0.9))

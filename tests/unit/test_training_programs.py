@@ -79,9 +79,9 @@ def test_unlearning_program_is_reproducible_and_resumable(sweep):
 def test_the_backward_pass_for_a_mask_recomputes_activations_where_training_does(sweep, monkeypatch):
     seen, mask_of = [], saliency.mask_of
 
-    def look(model, *more):
+    def look(model, *more, **named):
         seen.append(model.is_activation_checkpointing)
-        return mask_of(model, *more)
+        return mask_of(model, *more, **named)
 
     monkeypatch.setattr(saliency, "mask_of", look)
     for name, more in (("kept", {}), ("recomputed", {"gradient_checkpointing": True})):
