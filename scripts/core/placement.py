@@ -33,9 +33,9 @@ def choose(
     )
 
 
-def fewest(shape: memory.Shape, training: memory.Training, gpu_gb: float, limit: int = 64) -> int | None:
+def fewest(shape: memory.Shape, training: memory.Training, gpu_gb: float) -> int | None:
     """The smallest number of GPUs (1, or what divides the batch) on which a training fits; None if there is none."""
-    for gpus in range(1, min(limit, training.batch) + 1):
+    for gpus in range(1, training.batch + 1):
         if training.batch % gpus == 0:
             for option in candidates(training, gpus):
                 if memory.plan(shape, training, gpus, *option)["total"] <= gpu_gb * memory.GB:

@@ -18,9 +18,8 @@ import torch
 from scripts.core import losses
 from scripts.core.contracts import NEEDS
 
-# "retain": a retain batch for the method itself; nothing is recorded. The last three ask for more and more of θ_0.
-KNOWN = NEEDS
 KINDS = ("auto", "resident", "offloaded", "cached", "topk")
+# What asks for more of θ_0 than its log-probabilities; "retain", a batch for the method itself, asks for nothing.
 ASKED = {"distribution", "logits", "model"}
 
 
@@ -41,9 +40,9 @@ class Reference:
         which then give equally many rows. kind, k: how distributions are kept, see above. table: a Plan of the rows that will be
         asked about, for the kinds that keep a table. Raises ValueError for an unknown need, and a kind that can't serve it.
         """
-        unknown = sorted(set(needs) - set(KNOWN))
+        unknown = sorted(set(needs) - set(NEEDS))
         if unknown:
-            raise ValueError(f"NEEDS: unknown {unknown[0]!r}; known: {', '.join(KNOWN)}")
+            raise ValueError(f"NEEDS: unknown {unknown[0]!r}; known: {', '.join(NEEDS)}")
         logprobs = None
         if "sequence_logprob" in needs:
             logprobs = cls._record(model if frozen is None else frozen, batches, autocast, gather or (lambda tensor: tensor))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import seven_b
 from scripts.core import config as configuration
@@ -18,19 +17,6 @@ SIZES = {"hidden": 64, "heads": 4, "kv_heads": 2, "intermediate": 160, "vocabula
 ROWS, LENGTH = 2, 32
 SIZES_OF_A_LLAMA = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES_OF_A_LLAMA |= {"intermediate_size": 160, "vocab_size": 300}
-
-
-def model_of(shape: memory.Shape, dtype):
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        tie_word_embeddings=False,
-    )
-    return LlamaForCausalLM(config).to(dtype)
 
 
 def kept(model) -> int:
@@ -53,7 +39,7 @@ def kept(model) -> int:
 @pytest.mark.parametrize("name, dtype", [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_activations_are_what_autograd_keeps(name, dtype):
     shapes = [memory.Shape(layers=layers, **SIZES) for layers in (1, 3)]
-    found = [kept(model_of(shape, dtype)) for shape in shapes]
+    found = [kept(seven_b.build(shape, 64, "cpu", str(dtype).removeprefix("torch."))) for shape in shapes]
     layer, final = memory.activation_bytes(shapes[0], name, name)
     tokens = ROWS * LENGTH
     assert (found[1] - found[0]) / 2 == tokens * layer
@@ -64,7 +50,7 @@ def test_activations_are_what_autograd_keeps(name, dtype):
 @pytest.mark.parametrize("name, dtype", [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_weights_gradients_and_moments_are_those_of_a_step(name, dtype):
     shape = memory.Shape(layers=2, **SIZES)
-    model = model_of(shape, dtype)
+    model = seven_b.build(shape, 64, "cpu", str(dtype).removeprefix("torch."))
     optimizer = PrecisionAdamW(model.parameters(), weights=name, moments=name)
     for p in model.parameters():
         p.grad = torch.ones_like(p)
@@ -80,7 +66,7 @@ def test_lora_counts_the_updates():
     from scripts.core import lora
 
     shape = memory.Shape(layers=2, **SIZES)
-    model = lora.wrap(model_of(shape, torch.float32), {"rank": 3, "lora_alpha": 1, "lora_targets": "all"}, 0)
+    model = lora.wrap(seven_b.build(shape, 64, "cpu", "float32"), {"rank": 3, "lora_alpha": 1, "lora_targets": "all"}, 0)
     assert shape.lora(3) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
