@@ -25,7 +25,13 @@ def causal_lm(folder, **options):
 
 def restore(folder, out) -> None:
     """Copy a checkpoint folder, and folders below it, into the empty folder `out`; weights become whole files."""
-    out = Path(out)
-    shutil.copytree(folder, out, ignore=shutil.ignore_patterns(delta.FILE, ".*"), dirs_exist_ok=True)
-    for path in sorted(Path(folder).rglob(delta.FILE)):
-        delta.Delta(path.parent).restore(out / path.parent.relative_to(folder))
+    for path in sorted(Path(folder).rglob("*")):  # one by one: copytree goes on when the disk is full, and tells it of each file
+        part = path.relative_to(folder)
+        if path.is_dir() or any(name.startswith(".") for name in part.parts):
+            continue
+        target = Path(out) / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == delta.FILE:
+            delta.Delta(path.parent).restore(target.parent)
+        else:
+            shutil.copy2(path, target)

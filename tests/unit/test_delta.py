@@ -1,5 +1,6 @@
 """Checkpoints as differences from their target: every bit comes back, and what is damaged is told apart in one line."""
 
+import errno
 import shutil
 
 import numpy as np
@@ -224,6 +225,17 @@ def test_export_is_an_ordinary_folder(made, tmp_path, capsys):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "run").config.tie_word_embeddings
     assert export.main([str(made / "run"), str(tmp_path / "run")]) == 2
     assert "OUT" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_export_to_a_full_disk_is_one_line_and_leaves_nothing(made, tmp_path, capsys, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copy2", full)
+    assert export.main([str(made / "whole"), str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and told[0].count("No space left") == 1 and "make space" in told[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_refuses_what_is_no_model(made, tmp_path, capsys):
