@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.core import losses, registry
-from scripts.core.reference import KNOWN, Reference
+from scripts.core import contracts, losses, registry
+from scripts.core.reference import Reference
 
 V = 7
 
@@ -213,7 +213,7 @@ def test_every_method_composes_with_every_regularizer(method, regularizer):
     model, (_, batch) = Toy(), example()
     for room, name in (("methods", method), ("regularizers", regularizer)):
         literals = registry.constants(room, name)
-        assert set(literals["NEEDS"]) <= {*KNOWN, "reinforced"} and literals["__doc__"]
+        assert set(literals["NEEDS"]) <= {*contracts.NEEDS, "reinforced"} and literals["__doc__"]
         for schema in literals["PARAMETERS"].values():
             assert {"type", "default", "description"} <= set(schema)
     if registry.constants("methods", method)["KIND"] != "training":
