@@ -78,13 +78,13 @@ class Context:
     @cached_property
     def tokenizer(self):
         """The checkpoint's tokenizer."""
-        from scripts.core.models import load_tokenizer
+        from scripts.core.weights.models import load_tokenizer
 
         return load_tokenizer(self.checkpoint)
 
     def model(self, dtype: str | None = None):
         """A fresh copy of the model on the device, in evaluation mode; dtype defaults to what the device is quick with."""
-        from scripts.core.models import load_model
+        from scripts.core.weights.models import load_model
 
         return load_model(self.checkpoint, dtype or ("bf16" if self.device == "cuda" else "fp32"), self.device)
 

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from scripts.core import isolation, registry
-from scripts.core.calibration import GENERIC
+from scripts.core.planning.calibration import GENERIC
 from scripts.core.storage import write_json
 
 HEAD = ("scheme", "device", "seconds", "peak GB", "bits per weight", "MB")
@@ -38,7 +38,7 @@ def build(options, folder: Path) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from scripts.core.models import build_tokenizer, save_checkpoint
+    from scripts.core.weights.models import build_tokenizer, save_checkpoint
 
     tokenizer = build_tokenizer(GENERIC.read_text(encoding="utf-8").split("\n\n"), 1024, options.length)
     shape = LlamaConfig(

@@ -17,7 +17,7 @@ from unittest import mock
 
 from benchmarks import memory as measured
 from benchmarks import seven_b
-from scripts.core import memory
+from scripts.core.planning import memory
 
 SHAPE, LENGTH, BATCH, BUCKET = memory.Shape(512, 6, 8, 8, 1408, 2000), 128, 4, 10**6
 
@@ -35,8 +35,10 @@ def train(divided, checkpoint: Path, training: dict, klr: bool) -> None:
     """Load a model as a training does, and run its two steps."""
     import torch
 
-    from scripts.core import batching, models, registry, unlearner
-    from scripts.core.reference import Reference
+    from scripts.core import registry
+    from scripts.core.training import batching, unlearner
+    from scripts.core.training.reference import Reference
+    from scripts.core.weights import models
 
     load = lambda: models.load_model(checkpoint, training["weights"], "cpu", "sdpa")  # noqa: E731
     model = load()
@@ -58,7 +60,8 @@ def main(argv=None) -> int:
     import torch
     from transformers import training_args
 
-    from scripts.core import hyperparameters, models, zero
+    from scripts.core.training import hyperparameters, zero
+    from scripts.core.weights import models
 
     training_args.is_torch_bf16_gpu_available = lambda: True  # bfloat16 tensors are for GPUs; a CPU can compute with them
     torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import memory as measured
-from scripts.core import memory
+from scripts.core.planning import memory
 
 
 class Vocabulary:
@@ -78,8 +78,9 @@ def step(model, options) -> None:
     """Two steps of NPO+KLR with weights and moments in bf16: in the second all of the optimiser's state is there."""
     import torch
 
-    from scripts.core import batching, registry, unlearner
-    from scripts.core.reference import Reference
+    from scripts.core import registry
+    from scripts.core.training import batching, unlearner
+    from scripts.core.training.reference import Reference
 
     rows = torch.randint(3, options.vocabulary, (2 * options.batch, options.length), generator=torch.Generator().manual_seed(1))
     dataset = batching.ForgetRetainDataset(rows, rows.flip(0))
@@ -105,8 +106,8 @@ def main(argv=None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("error: --device: 'cuda' is not there; allowed: cpu (with a small shape), or a machine with a GPU", file=sys.stderr)
         return 2
-    from scripts.core import models
-    from scripts.core.logprob import token_logprobs
+    from scripts.core.evaluation.logprob import token_logprobs
+    from scripts.core.weights import models
     from scripts.quantizers import bnb_fp4
 
     sizes = (options.hidden, options.layers, options.heads, options.kv_heads, options.intermediate, options.vocabulary)

@@ -22,8 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from benchmarks import seven_b
-from scripts.core import batching, hyperparameters, lora, losses, memory, optimizer, precision, registry, unlearner
-from scripts.core.reference import ASKED, Reference
+from scripts.core import registry
+from scripts.core.planning import memory
+from scripts.core.training import batching, hyperparameters, lora, losses, optimizer, precision, unlearner
+from scripts.core.training.reference import ASKED, Reference
 
 SHAPES = dict(zip(("1.1b", "3b", "7b", "8b", "13b", "70b"), memory.KNOWN, strict=True))
 # What is trained how: (method, regularizer, training settings).

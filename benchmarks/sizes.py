@@ -85,7 +85,9 @@ def checkpoint(size: Size, data: Path, folder: Path, device: str) -> Path:
     """Make the model of a size on a corpus, train it for `size.steps` steps, and store it; returns the folder."""
     if (folder / "config.json").exists():
         return folder
-    from scripts.core import batching, models, storage, trainer
+    from scripts.core import storage
+    from scripts.core.training import batching, trainer
+    from scripts.core.weights import models
 
     everything = texts(data, "forget") + texts(data, "retain1")
     tokenizer = models.build_tokenizer(everything, size.model["vocab"], size.model["positions"])

@@ -33,7 +33,7 @@ def read(folder) -> dict:
 
 def restored(folder) -> dict:
     """All tensors of a difference."""
-    from scripts.core import delta
+    from scripts.core.weights import delta
 
     return delta.Delta(folder).tensors()
 
@@ -41,7 +41,7 @@ def restored(folder) -> dict:
 def ratio(whole: Path, packed: Path, cold: bool, repeat: int) -> tuple[float, float, float]:
     """Median seconds of reading the whole file and of restoring it, and the median of the pairs' ratios (above 1: restoring is
     quicker)."""
-    from scripts.core import delta
+    from scripts.core.weights import delta
 
     times, files = [], (whole / "model.safetensors", packed / delta.FILE)
     for _ in range(repeat):
@@ -59,7 +59,7 @@ def ratio(whole: Path, packed: Path, cold: bool, repeat: int) -> tuple[float, fl
 
 def measure(checkpoint: Path, target: Path, scratch: Path, repeat: int) -> dict:
     """Shares of size and of changed weights, seconds of packing, and times and ratios warm and cold, of one checkpoint."""
-    from scripts.core import checkpoints, delta
+    from scripts.core.weights import checkpoints, delta
 
     whole, packed = scratch / "whole", scratch / "packed"
     checkpoints.restore(checkpoint, whole)

@@ -13,7 +13,8 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from scripts.core import process, registry, tables
+from scripts.core import process, registry
+from scripts.core.analysis import tables
 
 LABELS = ["corpus", "method", "regularizer"]
 SHARES = ["R", "R_low", "R_high", "R_reason"]

@@ -6,7 +6,8 @@ Later jobs depend on the manifest, not on the folder: it is small and changes ex
 import argparse
 from pathlib import Path
 
-from scripts.core import calibration, process, registry
+from scripts.core import process, registry
+from scripts.core.planning import calibration
 from scripts.core.storage import digest, file_digest, read_json, whole_folder, write_json
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts import aggregate
-from scripts.core import columns, process, recovery, scored, statistics, sweep, tables
-from scripts.core.scored import Score
+from scripts.core import process
+from scripts.core.analysis import columns, pooling, recovery, scored, statistics, tables
+from scripts.core.analysis.scored import Score
+from scripts.core.planning import sweep
 
 BASE = "generic"
 
@@ -35,10 +36,10 @@ def compare(config: dict, results) -> list[dict]:
     wanted = {name for sets in groups for name in sets.values()}
     if not wanted:
         return []
-    cells = [cell for cell in aggregate.sweep_cells(config) if cell["scheme"] in wanted | {"full"}]
+    cells = [cell for cell in sweep.rows(config) if cell["scheme"] in wanted | {"full"}]
     cells = [cell for cell in cells if recovery.tells_recovery(cell)]
     scores = [scored.load(cell, Path(results)) for cell in cells]
-    scores += aggregate.pooled(scores)
+    scores += pooling.pooled(scores)
     parts = {tuple(p[0].row[name] for name in ("run", "scheme", "metric")): p for p in recovery.matched(scores)}
     rows = []
     for run, metric in dict.fromkeys((run, metric) for run, _, metric in parts):

@@ -8,12 +8,14 @@ import argparse
 import traceback
 from pathlib import Path
 
-from scripts.core import contracts, process, registry, tables
+from scripts.core import process, registry
+from scripts.core.analysis import tables
+from scripts.core.planning import contracts
 
 
 def draw(folder, name: str, prefix) -> list[Path]:
     """Draw one figure from the tables in `folder`; returns the paths of PREFIX.svg and PREFIX.pdf."""
-    from scripts.core import style
+    from scripts.core.analysis import style
 
     read = tables.read(folder, registry.constants("figures", name)["TABLES"])
     try:

@@ -147,13 +147,13 @@ class Job:
         if self.spec.get("engine") == "vllm":
             # Text needs neither pictures nor sound; these libraries can only be imported where their builds match torch's.
             sys.modules.update(dict.fromkeys(("torchvision", "torchaudio", "torchcodec")))
-            from scripts.core import vllm_engine
+            from scripts.core.evaluation import vllm_engine
 
             return vllm_engine.load(plugin, checkpoint, self.scheme, device, batch_tokens, **extra)
         process.spare_imports()
-        from scripts.core import pairs
-        from scripts.core.engine import Engine
-        from scripts.core.models import load_tokenizer
+        from scripts.core.evaluation.engine import Engine
+        from scripts.core.weights import pairs
+        from scripts.core.weights.models import load_tokenizer
 
         process.imported()  # the collection between two schemes need not look through libraries
         model, described = pairs.load(plugin, checkpoint, self.scheme, device, **extra)
@@ -175,7 +175,7 @@ class Job:
         device = device or devices.pick(kind, facts.get("HARDWARE", ["cpu", "cuda"]))
         engine, described = self.engine(plugin, checkpoint, device, extra)
         self.timed = {"quantize_seconds": round(time.monotonic() - started, 2)}
-        from scripts.core.generation import NotFinite
+        from scripts.core.evaluation.generation import NotFinite
 
         common, failed = {"quantization": described, "bits_per_weight": described["bits_per_weight"], **engine.facts}, []
         for name in names:

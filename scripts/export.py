@@ -33,7 +33,7 @@ def export(run: Path, out: Path, as_stored: bool = False) -> str | None:
         raise ValueError(
             f"RUN: {str(run)!r} is made of two models, which no ordinary folder holds; allowed: --as-stored, which writes both"
         )
-    from scripts.core import checkpoints, models
+    from scripts.core.weights import checkpoints, models
 
     with storage.whole_folder(out) as folder:
         checkpoints.restore(run / "checkpoint", folder)

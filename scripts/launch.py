@@ -4,7 +4,7 @@ usage: python -m scripts.launch --gpus 8 [--nodes 2] [--zero auto] [--offload au
 
 On one GPU (or none) the program takes this process's place: nothing else runs. On several nodes, within a Slurm job, srun
 starts this launcher once per node and torchrun's processes meet at the job's first node. `--zero auto` takes the stage
-from the memory plan (scripts/core/memory.py).
+from the memory plan (scripts/core/planning/memory.py).
 
 SIGTERM and SIGUSR1 are passed to the ranks themselves, not to torchrun, which would leave them 30 seconds. The ranks save
 their state together and end; the exit code is then that of a single process, 143 or 75.
@@ -48,14 +48,14 @@ def given(options) -> tuple[dict, dict]:
 
 def shared(options) -> bool:
     """Whether the program's run is a training, which several processes share; copies and arithmetic are done by one."""
-    from scripts.core import placement
+    from scripts.core.planning import placement
 
     return placement.trains(given(options)[1])
 
 
 def sharding(options) -> tuple[int, str]:
     """(stage, offload) of a training on several GPUs. ValueError when `auto` finds nothing that fits."""
-    from scripts.core import memory, placement
+    from scripts.core.planning import memory, placement
 
     named, spec = given(options)
     start = named.get("--target") or named.get("--base")
@@ -119,7 +119,7 @@ def forward(process, number, through_srun: bool) -> None:
 
 def run(command, environment, through_srun=False) -> int:
     """Run a command to its end, passing signals on; its exit code, or that of the signal that ended it."""
-    from scripts.core.resume import EXIT_CODES
+    from scripts.core.training.resume import EXIT_CODES
 
     noted, process = [], None
 

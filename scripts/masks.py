@@ -13,9 +13,11 @@ import re
 import sys
 from pathlib import Path
 
-from scripts.core import columns, process, registry, sweep, tables
-from scripts.core.grid import plan
-from scripts.core.plan import Run, named
+from scripts.core import process, registry
+from scripts.core.analysis import columns, tables
+from scripts.core.planning import sweep
+from scripts.core.planning.grid import plan
+from scripts.core.planning.plan import Run, named
 from scripts.core.storage import read_json
 
 NUMBERS = ["percentile", "threshold", "layer", "norm", "trained"]
@@ -56,7 +58,7 @@ def rows(run: Run, results) -> list[dict]:
 
 
 def table(planned, results):
-    """The table (pandas) of a scripts.core.plan.Plan; six significant digits, NaN where there is no number."""
+    """The table (pandas) of a scripts.core.planning.plan.Plan; six significant digits, NaN where there is no number."""
     made = tables.frame([row for run in planned.masked() for row in rows(run, results)], columns.MASKS)
     for name in NUMBERS:
         made[name] = [float(f"{float(value):.6g}") if value else float("nan") for value in made[name]]

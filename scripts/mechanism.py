@@ -1,7 +1,7 @@
 """What unlearning did to the weights, and what each quantization scheme leaves of it; no text is generated.
 
 For one unlearned run against its target, one tensor at a time: which weights moved and how far, and for each scheme how many
-codes change, how much of the update survives and in which direction (formulas: scripts/core/update.py, docs/mechanism.md).
+codes change, how much of the update survives and in which direction (formulas: scripts/core/weights/update.py, docs/mechanism.md).
 With --corpus, also how much of the update's first-order effect on the forget loss survives; that takes one backward pass of
 the unlearned model over the forget set, and memory for it. Without, a few GB do for any model.
 
@@ -50,7 +50,7 @@ def measure(run: Path, target: Path, schemes: list[dict], known: dict, corpus: P
 
 def import_libraries(gradient: bool) -> None:
     """Import what takes long before the work starts; what all models need only where one runs, for its gradient."""
-    from scripts.core import update  # noqa: F401
+    from scripts.core.weights import update  # noqa: F401
 
     if gradient:
         process.spare_imports()
@@ -70,7 +70,7 @@ def told(scheme: dict) -> bool:
 
 def compute(run: Path, target: Path, schemes: list[dict], corpus: Path | None) -> dict:
     """{"modules", "schemes"}: sums and histograms of every tensor, and of every quantized matrix under each scheme."""
-    from scripts.core import update
+    from scripts.core.weights import update
 
     before, after = Tensors(target / "checkpoint"), Tensors(run / "checkpoint")
     if before.names() != after.names():
@@ -95,8 +95,8 @@ class Tensors:
     """The tensors of a checkpoint, whole or kept as a difference, read one at a time as fp32."""
 
     def __init__(self, checkpoint: Path):
-        from scripts.core import delta
-        from scripts.core.quantization import parameters, tensors_on_disk
+        from scripts.core.weights import delta
+        from scripts.core.weights.quantization import parameters, tensors_on_disk
 
         self.source = delta.Delta(checkpoint) if delta.is_packed(checkpoint) else delta.Weights(checkpoint)
         self.headers = parameters(tensors_on_disk(checkpoint))
@@ -137,9 +137,10 @@ def forget_gradient(run: Path, corpus: Path) -> dict:
     """{tensor name: fp32 ∂L/∂w} at the unlearned model; L is the mean cross-entropy over the forget set's training chunks."""
     import torch
 
-    from scripts.core import batching, losses, models, runs, saliency
-    from scripts.core.determinism import deterministic
-    from scripts.core.quantization import load_model
+    from scripts.core.training import batching, losses, runs, saliency
+    from scripts.core.training.determinism import deterministic
+    from scripts.core.weights import models
+    from scripts.core.weights.quantization import load_model
 
     deterministic()
     spec = read_json(run / "spec.json")

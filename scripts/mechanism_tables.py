@@ -1,7 +1,7 @@
 """Tidy tables of what unlearning did to the weights: mechanism.csv and moved.csv, from the runs' mechanism.json.
 
 mechanism.csv: one row per run, scheme and kind of layer ("all" for all quantized layers together, "rest" for what no scheme
-quantizes), with the ratios of scripts.core.update.ratios. moved.csv: histograms over all quantized layers of a run.
+quantizes), with the ratios of scripts.core.weights.update.ratios. moved.csv: histograms over all quantized layers of a run.
 """
 
 import argparse
@@ -9,9 +9,11 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-from scripts.core import columns, process, sweep
-from scripts.core.grid import plan
-from scripts.core.plan import named
+from scripts.core import process
+from scripts.core.analysis import columns
+from scripts.core.planning import sweep
+from scripts.core.planning.grid import plan
+from scripts.core.planning.plan import named
 from scripts.core.storage import read_json
 
 ALL, REST = "all", "rest"
@@ -24,7 +26,7 @@ def kind(layer: str) -> str:
 
 def rows(label: dict, content: dict) -> list[dict]:
     """Rows of mechanism.csv of one run."""
-    from scripts.core import update
+    from scripts.core.weights import update
 
     if content["status"] != "ok":
         return [label | {"scheme": "", "module": ALL, "status": content["status"]}]
@@ -51,7 +53,7 @@ def rows(label: dict, content: dict) -> list[dict]:
 
 
 def histograms(run: str, content: dict) -> list[dict]:
-    """Rows of moved.csv of one run: `what` is all, moved, steps, or, per scheme, crossed (scripts.core.update)."""
+    """Rows of moved.csv of one run: `what` is all, moved, steps, or, per scheme, crossed (scripts.core.weights.update)."""
     found = defaultdict(int)
     for name, module in content["modules"].items():
         if module["quantized"]:
@@ -91,7 +93,7 @@ def main(argv=None) -> int:
     parser.add_argument("--out", type=Path, help="folder of mechanism.csv and moved.csv (default: that of the runs)")
     options = parser.parse_args(argv)
     made = collect(sweep.resolved(options.sweep), options.results)
-    from scripts.core import tables
+    from scripts.core.analysis import tables
 
     out = options.out or options.results
     # Six significant digits: shares of changed codes and ratios to a scheme's noise may be far below six decimals.

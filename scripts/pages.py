@@ -10,7 +10,9 @@ import html
 import json
 from pathlib import Path
 
-from scripts.core import findings, process, rouge, tables
+from scripts.core import process
+from scripts.core.analysis import findings, tables
+from scripts.core.evaluation import rouge
 from scripts.core.storage import read_json, write_text
 
 TEMPLATE = Path(__file__).parent / "data" / "page.html"
@@ -85,7 +87,7 @@ def figures(paths: list[Path]) -> str:
     """Figures with their captions, what was found before why; pictures are part of the page. Empty ones are named at the end."""
     from docutils.core import publish_parts
 
-    from scripts.core.style import EMPTY
+    from scripts.core.analysis.style import EMPTY
 
     made, empty = [], []
     for path in sorted(paths, key=lambda path: FIRST.index(path.stem) if path.stem in FIRST else len(FIRST)):

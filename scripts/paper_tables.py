@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from scripts.core import process, published, tables
+from scripts.core import process
+from scripts.core.analysis import published, tables
 from scripts.core.storage import write_text
 
 HEADS = {

@@ -8,8 +8,9 @@ Disk is what the kept checkpoints take, by their number of weights and stored pr
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from scripts.core import grid, placement, process, sweep
-from scripts.core.config import billions
+from scripts.core import process
+from scripts.core.planning import grid, placement, sweep
+from scripts.core.planning.config import billions
 
 STORED = {"bf16": 2, "fp32": 4}  # bytes per weight
 DELTA = {"bf16": 0.2, "bf16_stochastic": 0.4, "fp32": 0.4}  # of that, as a difference from the target: docs/checkpoints.md

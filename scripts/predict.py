@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scripts.core import columns, process, statistics, tables
+from scripts.core import process
+from scripts.core.analysis import columns, statistics, tables
 
 KINDS = ("perplexity", "verbmem", "knowmem")
 SPLITS = {"method": "one method left out", "scheme": "one scheme left out", "setting": "one setting left out"}

@@ -14,8 +14,9 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from scripts.core import delta, devices, process, registry, storage
+from scripts.core import devices, process, registry, storage
 from scripts.core.provenance import Provenance
+from scripts.core.weights import delta
 from scripts.quantizers import _artifact
 
 
@@ -69,8 +70,8 @@ def tokenizer_of(checkpoint):
 
 
 def windows_of(scheme: dict, corpus: Path, checkpoint: Path) -> tuple[list[list[int]], dict]:
-    """A scheme's calibration windows, and what to record of them; see scripts.core.calibration.sample."""
-    from scripts.core.calibration import sample
+    """A scheme's calibration windows, and what to record of them; see scripts.core.planning.calibration.sample."""
+    from scripts.core.planning.calibration import sample
 
     return sample(scheme, corpus, tokenizer_of(checkpoint))
 

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from scripts import aggregate
-from scripts.core import process, registry, tables
+from scripts.core import process, registry
+from scripts.core.analysis import tables
 from scripts.core.storage import digest, read_json, write_json
 from scripts.rescore import entries
 

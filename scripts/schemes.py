@@ -11,9 +11,11 @@ import json
 import sys
 from pathlib import Path
 
-from scripts.core import columns, process, sweep, tables
-from scripts.core.grid import plan
-from scripts.core.plan import labels
+from scripts.core import process
+from scripts.core.analysis import columns, tables
+from scripts.core.planning import sweep
+from scripts.core.planning.grid import plan
+from scripts.core.planning.plan import labels
 from scripts.core.storage import read_json
 
 

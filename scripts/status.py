@@ -10,7 +10,8 @@ import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from scripts.core import grid, process, sweep
+from scripts.core import process
+from scripts.core.planning import grid, sweep
 from scripts.core.storage import read_json
 
 STATES = ("done", "running", "failed", "diverged", "missing")
@@ -58,7 +59,7 @@ def being_made(folder) -> set[str]:
 
 def states(plan, results: Path) -> list[tuple[dict, str]]:
     """(labels, state) of every cell; labels has the columns of AXES."""
-    from scripts.core.plan import labels
+    from scripts.core.planning.plan import labels
 
     making, metrics = being_made("."), {f"{name}.json" for name in plan.config["metrics"]}
     found, known = [], {}

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from scripts.core import process, tables
+from scripts.core import process
+from scripts.core.analysis import tables
 
 COLUMNS = (("verbmem", "forget"), ("knowmem", "forget"), ("knowmem", "retain"), ("privleak", ""))
 HEADS = ("VerbMem f", "KnowMem f", "KnowMem r", "PrivLeak")

@@ -12,8 +12,9 @@ a signal cut training off: start it again to go on.
 import random
 from pathlib import Path
 
-from scripts.core import process, runs, storage
+from scripts.core import process, storage
 from scripts.core.provenance import Provenance
+from scripts.core.training import runs
 
 SPLITS = {"base": ("pretrain",), "target": ("forget", "retain1"), "retrain": ("retain1",), "reinforced": ("forget",)}
 RECIPES = {"base": "pretrain", "reinforced": "reinforce"}  # other stages: finetune
@@ -52,7 +53,7 @@ def vocabulary_texts(corpus) -> list[str]:
 
 def starting_point(spec, corpus, base, device):
     """(model, tokenizer) that the stage trains."""
-    from scripts.core import models
+    from scripts.core.weights import models
 
     model = spec["model"]
     if spec["stage"] == "reinforced":
@@ -71,7 +72,8 @@ def starting_point(spec, corpus, base, device):
 
 def publish(spec, options, provenance) -> int:
     """Take a published checkpoint as it is."""
-    from scripts.core import calibration, models
+    from scripts.core.planning import calibration
+    from scripts.core.weights import models
 
     model = spec["model"]
     tokenizer = models.load_tokenizer(model.get("tokenizer") or model[spec["stage"]])
@@ -90,8 +92,10 @@ def fit(spec, options, provenance) -> int:
     stage, model = spec["stage"], spec["model"]
     settings, texts = recipe(model, stage), texts_of(options.corpus, stage, model)
     device = runs.prepare(options.threads)
-    from scripts.core import batching, calibration, hyperparameters, models, trainer
-    from scripts.core.resume import ResumeStore
+    from scripts.core.planning import calibration
+    from scripts.core.training import batching, hyperparameters, trainer
+    from scripts.core.training.resume import ResumeStore
+    from scripts.core.weights import models
 
     settings |= {"save_minutes": options.save_minutes, "save_steps": options.save_steps}
     zero = runs.sharding(options, hyperparameters.complete(settings), "fp32")

@@ -9,8 +9,9 @@ on checkpoints (task_vector, whp) train nothing and read the reinforced model, t
 
 from pathlib import Path
 
-from scripts.core import process, registry, runs
+from scripts.core import process, registry
 from scripts.core.provenance import Provenance
+from scripts.core.training import runs
 
 
 def plugin(room: str, choice: dict):
@@ -64,7 +65,7 @@ def main(argv=None) -> int:
     splits = ("forget", "retain1") if reads_retain else ("forget",)
     texts = {split: runs.read_texts(options.corpus, split) for split in splits}
     device = runs.prepare(options.threads)
-    from scripts.core.unlearning import Unlearning
+    from scripts.core.training.unlearning import Unlearning
 
     plugins = plugin("methods", spec["method"]), plugin("regularizers", spec["regularizer"])
     return Unlearning(spec, options, provenance, names, plugins, needs, texts, device).run(kept_from(options))

@@ -1,12 +1,12 @@
 """One prompt at a time through transformers' own generation, and one token's log-probability at a time.
 
-The same questions as scripts.core.engine.Engine answers, so that the same metrics run on either.
+The same questions as scripts.core.evaluation.engine.Engine answers, so that the same metrics run on either.
 """
 
 import numpy as np
 import torch
 
-from scripts.core.engine import Engine, before
+from scripts.core.evaluation.engine import Engine, before
 
 
 class OneAtATime(Engine):

@@ -5,7 +5,7 @@ from functools import partial, reduce
 from benchmarks.baseline.evaluation import OneAtATime
 from benchmarks.harness import Row
 from scripts.core import registry
-from scripts.core.engine import Engine
+from scripts.core.evaluation.engine import Engine
 from scripts.evaluate import settings
 
 ORDER = 10

@@ -15,7 +15,7 @@ STEPS = {"tiny": 4, "demo": 40}
 
 def run(context):
     """Rows of bytes and of milliseconds for weights that were trained in bf16, and in fp32 but stored as bf16."""
-    from scripts.core import models
+    from scripts.core.weights import models
 
     setup = Setup(context)
     setup.steps = STEPS[context.size]

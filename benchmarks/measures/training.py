@@ -45,7 +45,7 @@ class Setup:
     """What both sides train: the data of a size, and settings of a cell."""
 
     def __init__(self, context, length: int | None = None, vocabulary: int | None = None):
-        from scripts.core import batching
+        from scripts.core.training import batching
 
         self.context, self.size, self.vocabulary = context, context.shape, vocabulary
         self.batching, self.steps = batching, STEPS[context.size]
@@ -73,10 +73,11 @@ class Setup:
         """(trainer, stopwatch) of this project, its reference recorded."""
         from torch.utils.data import DataLoader
 
-        from scripts.core import hyperparameters, precision, registry, unlearner
-        from scripts.core.distributions import Plan
-        from scripts.core.reference import Reference
-        from scripts.core.unlearning import asked_rows
+        from scripts.core import registry
+        from scripts.core.training import hyperparameters, precision, unlearner
+        from scripts.core.training.distributions import Plan
+        from scripts.core.training.reference import Reference
+        from scripts.core.training.unlearning import asked_rows
 
         training = {"lr": 1e-5, "weights": weights, "batch": self.size.batch, "max_steps": self.steps, "clip": 1.0, **more}
         model = self.model(precision.storage_dtype(weights, self.context.device))

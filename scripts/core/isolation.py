@@ -1,7 +1,7 @@
 """Environments beside the main one: where their interpreters are, how they are made.
 
 Other libraries have pins that contradict the main environment's, so each kind of job names its environment (`ENVIRONMENT` of a
-quantizer's plugin, scripts/core/serving.py for evaluation), pinned in envs/<name>.txt. conda deploys envs/<name>.yaml, written from
+quantizer's plugin, planning/serving.py for evaluation), pinned in envs/<name>.txt. conda deploys envs/<name>.yaml, written from
 those same pins (`conda_file`); without conda a plain venv is made of them in .envs/<name>. Nothing here imports more than the
 standard library.
 """

@@ -1,6 +1,6 @@
 """What the figures share: which rows a panel shows, and in which words it says what is missing."""
 
-from scripts.core import tables
+from scripts.core.analysis import tables
 
 SHOWN = (("verbmem", "forget"), ("knowmem", "forget"))
 NOTHING = "Nothing to draw yet: {}."

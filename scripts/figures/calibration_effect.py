@@ -4,7 +4,7 @@ Rows are unlearned models under families of schemes that differ in their calibra
 right: the difference to the first set's R, whose interval is paired.
 """
 
-from scripts.core import style, tables
+from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["calibration_effect"]

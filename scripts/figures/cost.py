@@ -1,6 +1,6 @@
 """What each model cost: time of its jobs by stage, bytes of its checkpoint and of the model under each scheme."""
 
-from scripts.core import style, tables
+from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["costs"]

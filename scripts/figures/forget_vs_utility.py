@@ -6,7 +6,7 @@ the same model under the scheme (filled). Up and left is good; an arrow to the r
 
 from matplotlib.collections import LineCollection
 
-from scripts.core import style, tables
+from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]

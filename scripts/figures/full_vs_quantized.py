@@ -5,7 +5,7 @@ under different schemes. Lines across are the target (what was known) and the re
 never read the forget set).
 """
 
-from scripts.core import style, tables
+from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]

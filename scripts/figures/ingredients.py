@@ -4,7 +4,7 @@ The centre of a family (method, regularizer) is the cell from which most of its 
 row names what its cell changes. Steps and epochs are no ingredients: they follow from how fast a setting forgets.
 """
 
-from scripts.core import columns, style, tables
+from scripts.core.analysis import columns, style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["scores", "recovery"]

@@ -1,6 +1,6 @@
 """Forgetting against the learning rate: the forget score under each scheme, per method and precision of the weights."""
 
-from scripts.core import style, tables
+from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]

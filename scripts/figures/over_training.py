@@ -1,6 +1,6 @@
 """Forgetting and recovery over training: the forget score of each checkpoint, at full precision and under each scheme."""
 
-from scripts.core import style, tables
+from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]

@@ -7,7 +7,7 @@ towards the target.
 
 import numpy as np
 
-from scripts.core import style, tables
+from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scripts.core import style
+from scripts.core.analysis import style
 from scripts.figures import _panels as panels
 
 TABLES = ["prediction", "prediction_fit"]

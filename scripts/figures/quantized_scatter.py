@@ -1,6 +1,6 @@
 """Forget score under a scheme against full precision, one point per cell: points above the diagonal got knowledge back."""
 
-from scripts.core import style, tables
+from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]

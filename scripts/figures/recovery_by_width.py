@@ -1,6 +1,6 @@
 """Recovery against the width of the model: R under each scheme for models trained alike at several hidden sizes."""
 
-from scripts.core import style, tables
+from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["recovery"]

@@ -9,7 +9,7 @@ from collections import Counter
 import matplotlib
 from matplotlib.patches import Rectangle
 
-from scripts.core import style, tables
+from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["recovery"]

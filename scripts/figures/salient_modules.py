@@ -5,7 +5,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
-from scripts.core import style
+from scripts.core.analysis import style
 from scripts.figures import _panels as panels
 
 TABLES = ["masks"]

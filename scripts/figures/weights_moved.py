@@ -2,7 +2,7 @@
 
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from scripts.core import style, tables
+from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
 TABLES = ["moved", "mechanism"]

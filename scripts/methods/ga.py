@@ -5,7 +5,7 @@ holds it or training is short. Source: Jang et al. 2023 (arXiv 2210.01504); GA o
 2410.16454), section 3.
 """
 
-from scripts.core import losses
+from scripts.core.training import losses
 
 PARAMETERS = {}
 NEEDS = ()

@@ -5,7 +5,7 @@ divergence. γ = 1 is GA. The ratio γ : α is what an unclipped AdamW sees; γ 
 as weighted in open-unlearning (Dorna et al. 2025, arXiv 2506.12618), after Maini et al. 2024 (arXiv 2401.06121).
 """
 
-from scripts.core import losses
+from scripts.core.training import losses
 
 PARAMETERS = {
     "gamma": {

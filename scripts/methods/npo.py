@@ -7,7 +7,7 @@ sequence and θ_0 the target. It is bounded below by 0 and tends to GA for β �
 
 import torch
 
-from scripts.core import losses
+from scripts.core.training import losses
 
 PARAMETERS = {
     "beta": {

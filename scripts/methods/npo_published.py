@@ -8,7 +8,7 @@ released code of Zhang et al. 2025 (arXiv 2410.16454) and of MUSE (Shi et al. 20
 
 import torch
 
-from scripts.core import losses
+from scripts.core.training import losses
 
 PARAMETERS = {
     "beta": {

@@ -8,7 +8,7 @@ three matrices there, this one all of them. A regularizer comes on top. Source: 
 
 import torch
 
-from scripts.core.models import decoder_layers
+from scripts.core.weights.models import decoder_layers
 
 PARAMETERS = {
     "layer": {

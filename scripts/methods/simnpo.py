@@ -7,7 +7,7 @@ Source: Fan et al. 2024 (arXiv 2410.07163), equation 4 (margin is its γ; β · 
 
 import torch
 
-from scripts.core import losses
+from scripts.core.training import losses
 
 PARAMETERS = {
     "beta": {

@@ -24,7 +24,7 @@ def combine(target, reinforced, folder, store="bf16", alpha=1.0) -> None:
     """Write the model to `folder` from the checkpoint folders of target and reinforced model; store: "bf16" or "fp32"."""
     import torch
 
-    from scripts.core import models
+    from scripts.core.weights import models
 
     model, other = models.load_model(target, "fp32"), models.load_model(reinforced, "fp32")
     with torch.no_grad():

@@ -25,7 +25,8 @@ def combine(target, reinforced, folder, alpha=1.0) -> None:
     """Write the target's checkpoint to `folder`, the reinforced one below it, and pair.json that says how they combine."""
     from pathlib import Path
 
-    from scripts.core import models, pairs, storage
+    from scripts.core import storage
+    from scripts.core.weights import models, pairs
 
     inner = Path(folder) / pairs.SECOND
     inner.mkdir()

@@ -46,7 +46,7 @@ def entropy(text: str) -> float:
 
 def evaluate(engine, data, settings: dict) -> dict:
     """{"value": mean entropy ×100, "n", "mean", "samples": [{prompt, response, entropy}]} on a corpus's data folder."""
-    from scripts.core.engine import read_items, read_units
+    from scripts.core.evaluation.engine import read_items, read_units
 
     name = f"raw/{FILES[settings['split']]}"
     texts = read_items(data, name, "fluency.split")

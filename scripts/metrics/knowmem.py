@@ -37,8 +37,8 @@ def prompt(question: str, examples: list[dict], space: bool = False) -> str:
 
 def evaluate(engine, data, settings: dict) -> dict:
     """{"value": mean ROUGE-L F1 ×100, "n", "mean", "samples": [{question, gt, response, rougeL, …}]} on a corpus's data folder."""
-    from scripts.core import rouge
-    from scripts.core.engine import read_items, unit_of
+    from scripts.core.evaluation import rouge
+    from scripts.core.evaluation.engine import read_items, unit_of
 
     split, shots = settings["split"], settings["shots"]
     items = read_items(data, f"knowmem/{split}_qa", "knowmem.split")
@@ -60,6 +60,6 @@ def evaluate(engine, data, settings: dict) -> dict:
 
 def rescore(content: dict) -> dict:
     """All scores again from the recorded texts: {"samples", "value", "n", "mean"}."""
-    from scripts.core import rouge
+    from scripts.core.evaluation import rouge
 
     return rouge.rescore(content)

@@ -64,7 +64,7 @@ def guard(model, arguments, output) -> None:
     """Forward hook: a model whose logits are NaN or infinite has no score."""
     import torch
 
-    from scripts.core.generation import NotFinite
+    from scripts.core.evaluation.generation import NotFinite
 
     if not torch.isfinite(output.logits[:, -1]).all():
         raise NotFinite("logits are not finite")

@@ -51,8 +51,8 @@ def source(settings: dict) -> str:
 
 def windows(engine, data, settings: dict) -> list[list[int]]:
     """Token ids of what is scored, each list with its context in front (BOS, where the tokenizer has one)."""
-    from scripts.core.batching import SEPARATOR
-    from scripts.core.engine import read_items
+    from scripts.core.evaluation.engine import read_items
+    from scripts.core.training.batching import SEPARATOR
 
     length = min((n for n in (settings["max_tokens"], engine.positions) if n), default=None)
     if length is None:
@@ -69,8 +69,8 @@ def owners(engine, data, settings: dict, cut: list[list[int]]) -> list[list[str]
     """The unit of each token of the windows `cut`, BOS left out; None where the corpus names no units, or the tokenizer can't tell
     where in the text its tokens begin.
     """
-    from scripts.core.batching import SEPARATOR
-    from scripts.core.engine import read_items, read_units
+    from scripts.core.evaluation.engine import read_items, read_units
+    from scripts.core.training.batching import SEPARATOR
 
     texts = read_items(data, source(settings), "perplexity.split")
     units = read_units(data, source(settings), texts)
@@ -100,7 +100,7 @@ def evaluate(engine, data, settings: dict) -> dict:
     samples: [{"index", "text", "tokens", "nll"}]; nll is the mean over the window's `tokens` scored tokens, text its first
     characters; where units are known also "parts", the same for each unit in it. Windows without a token to score are left out.
     """
-    from scripts.core.generation import NotFinite
+    from scripts.core.evaluation.generation import NotFinite
 
     cut = windows(engine, data, settings)
     owned = owners(engine, data, settings, cut)

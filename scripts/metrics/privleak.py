@@ -76,8 +76,8 @@ def evaluate(engine, data, settings: dict) -> dict:
     corpus, text its first 80 characters; "unit": […] where the corpus says whom texts are about. Texts without a token to
     score are left out.
     """
-    from scripts.core.engine import read_items, read_units
-    from scripts.core.generation import NotFinite
+    from scripts.core.evaluation.engine import read_items, read_units
+    from scripts.core.evaluation.generation import NotFinite
 
     texts = {split: read_items(data, f"privleak/{split}", "privleak") for split in SPLITS}
     flat = [text for split in SPLITS for text in texts[split]]

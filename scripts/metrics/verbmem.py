@@ -33,8 +33,8 @@ RECOVERED = True
 
 def evaluate(engine, data, settings: dict) -> dict:
     """{"value": mean ROUGE-L F1 ×100, "n", "mean", "samples": [{prompt, gt, response, rougeL, …}]} on a corpus's data folder."""
-    from scripts.core import rouge
-    from scripts.core.engine import read_items, unit_of
+    from scripts.core.evaluation import rouge
+    from scripts.core.evaluation.engine import read_items, unit_of
 
     items = read_items(data, f"verbmem/{settings['split']}", "verbmem.split")
     tokens = settings["new_tokens"]
@@ -50,6 +50,6 @@ def evaluate(engine, data, settings: dict) -> dict:
 
 def rescore(content: dict) -> dict:
     """All scores again from the recorded texts: {"samples", "value", "n", "mean"}."""
-    from scripts.core import rouge
+    from scripts.core.evaluation import rouge
 
     return rouge.rescore(content)

@@ -43,7 +43,7 @@ def load(checkpoint, artifact, device, dequantize):
     `dequantize(parts)` → fp32 (rows, columns), where parts are a layer's tensors. Raises ValueError when a quantized layer of the
     model is not in the artifact.
     """
-    from scripts.core import quantization
+    from scripts.core.weights import quantization
 
     if artifact is None:
         raise ValueError("artifact: missing; allowed: a folder that scripts.quantize wrote")
@@ -68,7 +68,7 @@ def load(checkpoint, artifact, device, dequantize):
 
 def describe(model, scheme: dict) -> dict:
     """What scripts.quantize measured, with the layers that were quantized and those left alone."""
-    from scripts.core import quantization
+    from scripts.core.weights import quantization
 
     count = len(list(quantization.linears(model)))
     return {**model.quantization, "quantized": count, "left_alone": quantization.left_alone(model)}
@@ -78,7 +78,7 @@ class Stored:
     """The layers of a folder, read one at a time."""
 
     def __init__(self, artifact):
-        from scripts.core.quantization import tensors_on_disk
+        from scripts.core.weights.quantization import tensors_on_disk
 
         files = sorted(Path(artifact).glob("*.safetensors"))
         if not files:
@@ -115,7 +115,7 @@ def measure(checkpoint, artifact) -> dict:
     """
     from safetensors import safe_open
 
-    from scripts.core.quantization import tensors_on_disk
+    from scripts.core.weights.quantization import tensors_on_disk
 
     original = tensors_on_disk(checkpoint)
     quantized = matrices(original)

@@ -36,7 +36,7 @@ def load_4bit(checkpoint, kind: str, double: bool, device):
     """The model with bitsandbytes' own 4-bit layers ('fp4' or 'nf4', blocks of 64)."""
     from transformers import BitsAndBytesConfig
 
-    from scripts.core.quantization import load_model
+    from scripts.core.weights.quantization import load_model
 
     import_library()
     config = BitsAndBytesConfig(
@@ -101,7 +101,7 @@ def report_4bit(model, scheme: dict) -> dict:
     """Bits: 4 per weight, fp32 absmax per block of 64; with `double`, 8 bits per absmax and fp32 per 256 of those (plus
     one offset).
     """
-    from scripts.core.quantization import report
+    from scripts.core.weights.quantization import report
 
     def layer_bits(rows, cols):
         blocks = -(-rows * cols // BLOCK)

@@ -1,6 +1,7 @@
 """Parameters of every scheme that looks at text while it chooses its scales, and their check."""
 
-from scripts.core import calibration, quantization
+from scripts.core.planning import calibration
+from scripts.core.weights import quantization
 
 PARAMETERS = {
     "calibration": {

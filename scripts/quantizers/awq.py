@@ -189,7 +189,8 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
     import torch
     from safetensors.torch import save_file
 
-    from scripts.core import quantization, storage
+    from scripts.core import storage
+    from scripts.core.weights import quantization
     from scripts.quantizers import _formats
 
     bits, group = scheme["bits"], scheme["group"]

@@ -28,7 +28,7 @@ def load(checkpoint, scheme: dict, device, artifact=None):
 
     from transformers import BitsAndBytesConfig
 
-    from scripts.core.quantization import load_model
+    from scripts.core.weights.quantization import load_model
     from scripts.quantizers._bnb import import_library
 
     import_library()
@@ -55,6 +55,6 @@ def held(weight, scheme: dict):
 
 def describe(model, scheme: dict) -> dict:
     """{"bits_per_weight", "bytes", "quantized", "left_alone"}; 8 bits and an fp32 scale per row."""
-    from scripts.core.quantization import report
+    from scripts.core.weights.quantization import report
 
     return report(model, lambda rows, cols: rows * cols * 8 + rows * 32)

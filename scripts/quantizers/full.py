@@ -14,7 +14,7 @@ def check(scheme: dict, model_shape: dict | None = None) -> None:
 
 def load(checkpoint, scheme: dict, device, artifact=None):
     """The model in eval mode: fp32 on a CPU, the stored type on a GPU."""
-    from scripts.core.quantization import load_model
+    from scripts.core.weights.quantization import load_model
 
     return load_model(checkpoint, device)
 
@@ -26,6 +26,6 @@ def held(weight, scheme: dict):
 
 def describe(model, scheme: dict) -> dict:
     """{"bits_per_weight", "bytes", "quantized": 0, "left_alone": all Linear and Embedding layers}."""
-    from scripts.core.quantization import report
+    from scripts.core.weights.quantization import report
 
     return report(model)

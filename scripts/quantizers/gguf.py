@@ -8,7 +8,7 @@ q6_k → q8_0. The output head and the embeddings stay as they are, as in all sc
 too). What is written are the blocks, in safetensors; a GGUF file for llama.cpp also needs its metadata and tokenizer.
 """
 
-from scripts.core import quantization
+from scripts.core.weights import quantization
 from scripts.quantizers import _artifact
 
 PARAMETERS = {

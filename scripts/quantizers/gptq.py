@@ -30,7 +30,7 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
 
-    from scripts.core import quantization
+    from scripts.core.weights import quantization
 
     settings = QuantizeConfig(
         bits=scheme["bits"],

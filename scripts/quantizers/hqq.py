@@ -5,7 +5,7 @@ that ‖W − s·(Q − z)‖_p is small for p < 1, which ignores outliers; Q = 
 (max − min)/(2^b − 1). Scales and zero points are stored in fp16, as its layers keep them.
 """
 
-from scripts.core import quantization
+from scripts.core.weights import quantization
 from scripts.quantizers import _artifact
 
 PARAMETERS = {

@@ -4,7 +4,7 @@ Grid: symmetric codes −2^(b−1) … 2^(b−1) − 1 with s = max|w|/((2^b −
 stored in the checkpoint's precision.
 """
 
-from scripts.core import quantization
+from scripts.core.weights import quantization
 from scripts.quantizers import _artifact, _llmcompressor
 
 PARAMETERS = {

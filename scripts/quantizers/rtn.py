@@ -33,7 +33,7 @@ SOURCE = "this project"
 
 def check(scheme: dict, model_shape: dict | None = None) -> None:
     """ValueError when group and granularity disagree, or the group does not divide a layer's columns."""
-    from scripts.core.quantization import check_group
+    from scripts.core.weights.quantization import check_group
 
     granularity, group = scheme.get("granularity", "channel"), scheme.get("group")
     if granularity == "group":
@@ -98,7 +98,7 @@ def apply(model, scheme: dict):
 
     Where the model is held in bf16 (on a GPU), dequantized weights are rounded to bf16, as a bf16 kernel would.
     """
-    from scripts.core.quantization import linears
+    from scripts.core.weights.quantization import linears
 
     settings = (scheme["bits"], scheme["granularity"], scheme.get("group"), scheme.get("symmetric", True))
     for _, layer in linears(model):
@@ -109,14 +109,14 @@ def apply(model, scheme: dict):
 
 def load(checkpoint, scheme: dict, device, artifact=None):
     """The rounded model in eval mode."""
-    from scripts.core.quantization import load_model
+    from scripts.core.weights.quantization import load_model
 
     return apply(load_model(checkpoint, device), scheme)
 
 
 def describe(model, scheme: dict) -> dict:
-    """{"bits_per_weight", "bytes", "quantized", "left_alone"}; see scripts.core.quantization.report."""
-    from scripts.core.quantization import report
+    """{"bits_per_weight", "bytes", "quantized", "left_alone"}; see scripts.core.weights.quantization.report."""
+    from scripts.core.weights.quantization import report
 
     bits, zero = scheme["bits"], 0 if scheme.get("symmetric", True) else scheme["bits"]
 

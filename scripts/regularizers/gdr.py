@@ -4,7 +4,7 @@
 2410.16454), section 3, after Maini et al. 2024 (arXiv 2401.06121).
 """
 
-from scripts.core import losses
+from scripts.core.training import losses
 
 PARAMETERS = {
     "alpha": {

@@ -5,7 +5,7 @@
 after Maini et al. 2024 (arXiv 2401.06121).
 """
 
-from scripts.core import losses
+from scripts.core.training import losses
 
 PARAMETERS = {
     "alpha": {

@@ -9,7 +9,7 @@ arXiv 2407.06460). Here in float32.
 
 import torch
 
-from scripts.core import losses
+from scripts.core.training import losses
 
 PARAMETERS = {
     "alpha": {

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.text import Text
 
-from scripts.core import columns, registry, tables
-from scripts.core.columns import LABELS
+from scripts.core import registry
+from scripts.core.analysis import columns, tables
+from scripts.core.analysis.columns import LABELS
 
 SCHEMES = ("full", "bnb_fp4", "rtn_int4_tensor")
 METRICS = (("verbmem_f", "verbmem", "forget"), ("knowmem_f", "knowmem", "forget"), ("knowmem_r", "knowmem", "retain"))

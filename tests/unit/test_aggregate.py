@@ -9,7 +9,7 @@ import pytest
 
 from scripts import aggregate as program
 from scripts import summary
-from scripts.core import statistics, tables
+from scripts.core.analysis import statistics, tables
 from scripts.core.storage import write_json
 
 SCHEMES = ("full", "bnb_nf4")

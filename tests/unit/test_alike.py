@@ -5,7 +5,7 @@ import math
 import pytest
 
 from scripts import alike
-from scripts.core import columns, tables
+from scripts.core.analysis import columns, tables
 
 BASE = {"corpus": "c", "method": "npo", "regularizer": "gdr", "lr": "1e-5", "moments": "bf16", "checkpoint": "", "seed": "0"}
 

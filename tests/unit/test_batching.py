@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scripts.core.batching import ForgetRetainDataset, TextDataset, chunks, collate
+from scripts.core.training.batching import ForgetRetainDataset, TextDataset, chunks, collate
 
 
 class Letters:

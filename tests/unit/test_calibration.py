@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from scripts import build_corpus
-from scripts.core import calibration, config, grid
+from scripts.core.planning import calibration, config, grid
 from scripts.core.storage import dumps
 
 MICRO = yaml.safe_load((Path(__file__).parents[1] / "workflow/micro.yaml").read_text())

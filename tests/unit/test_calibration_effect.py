@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from scripts import calibration_effect, schemes
-from scripts.core import columns, grid, statistics, tables
-from scripts.core import config as configuration
+from scripts.core.analysis import columns, statistics, tables
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
 from scripts.core.storage import write_json
 
 MICRO = yaml.safe_load((Path(__file__).parents[1] / "workflow/micro.yaml").read_text())

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.core import config as configuration
-from scripts.core import grid
-from scripts.core.checking import ConfigError, learning_rate
-from scripts.core.plan import Plan
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
+from scripts.core.planning.checking import ConfigError, learning_rate
+from scripts.core.planning.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 MICRO = yaml.safe_load((ROOT / "tests/workflow/micro.yaml").read_text())

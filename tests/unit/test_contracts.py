@@ -2,7 +2,8 @@
 
 import pytest
 
-from scripts.core import contracts, registry
+from scripts.core import registry
+from scripts.core.planning import contracts
 
 METHOD = 'PARAMETERS = {"beta": {"type": "number", "default": 1.0, "description": "β"}}\nNEEDS = ("logits",)\nKIND = "training"\n'
 LOSS = "def loss(model, batch, reference, beta): ...\n"

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 
 from scripts import costs
-from scripts.core import config as configuration
-from scripts.core import grid
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
 from tests.workflow.conftest import MICRO
 
 

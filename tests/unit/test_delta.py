@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scripts import export
-from scripts.core import bitcode, checkpoints, delta, models, quantization, registry, storage
+from scripts.core import registry, storage
+from scripts.core.weights import bitcode, checkpoints, delta, models, quantization
 
 SHAPE = {"hidden": 16, "layers": 1, "heads": 2, "vocab": 300, "positions": 32, "seed": 0}
 

@@ -25,8 +25,8 @@ SCHEMES = {"full": {"kind": "full"}, "rtn_int4": {"kind": "rtn", "bits": 4, "gra
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with corpus/, run/ and a scheme file per scheme."""
-    from scripts.core.models import build_model, build_tokenizer, save_checkpoint
     from scripts.core.registry import parameters
+    from scripts.core.weights.models import build_model, build_tokenizer, save_checkpoint
     from scripts.corpora import synthetic
 
     folder = tmp_path_factory.mktemp("made")
@@ -107,7 +107,7 @@ def test_scores_against_the_model_itself(made):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from scripts.core.models import load_tokenizer
+    from scripts.core.weights.models import load_tokenizer
     from scripts.metrics import knowmem
 
     model = AutoModelForCausalLM.from_pretrained(made / "run" / "checkpoint", dtype=torch.float32)

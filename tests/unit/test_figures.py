@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from scripts import draw as program
-from scripts.core import columns, registry, style, tables
+from scripts.core import registry
+from scripts.core.analysis import columns, style, tables
 from tests.unit.figure_tables import MADE, drawn, make, words
 
 FIGURES = registry.names("figures")
@@ -93,7 +94,9 @@ def test_drawing_needs_no_torch(tmp_path):
     import subprocess
     import sys
 
-    code = "import sys, scripts.draw, scripts.aggregate, scripts.summary, scripts.core.style; print('torch' in sys.modules)"
+    code = (
+        "import sys, scripts.draw, scripts.aggregate, scripts.summary, scripts.core.analysis.style; print('torch' in sys.modules)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=registry.SCRIPTS.parent)
     assert found.stdout.strip() == "False"
 

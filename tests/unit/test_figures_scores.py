@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts.core import tables
+from scripts.core.analysis import tables
 from scripts.figures import _panels as panels
 from scripts.figures import ingredients
 from tests.unit.figure_tables import MADE, METRICS, SCHEMES, bars, drawn, make, values, words

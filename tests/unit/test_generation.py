@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.core import generation
-from scripts.core.engine import Engine
-from scripts.core.logprob import token_logprobs
+from scripts.core.evaluation import generation
+from scripts.core.evaluation.engine import Engine
+from scripts.core.evaluation.logprob import token_logprobs
 
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa Question: Answer: \n\n".split(" ")
 
@@ -16,7 +16,7 @@ WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa Question: Answ
 @pytest.fixture(scope="module")
 def parts():
     """(model, tokenizer): 3 layers, grouped queries, sharp random weights so that texts differ."""
-    from scripts.core.models import build_model, build_tokenizer
+    from scripts.core.weights.models import build_model, build_tokenizer
 
     draw = random.Random(0)
     texts = [" ".join(draw.choices(WORDS, k=30)) for _ in range(50)]
@@ -173,7 +173,7 @@ def test_log_probabilities_equal_the_plain_softmax(parts, batch_tokens):
 
 
 def test_log_probabilities_in_small_chunks(parts, monkeypatch):
-    from scripts.core import logprob
+    from scripts.core.evaluation import logprob
 
     model, tokenizer = parts
     texts = prompts(tokenizer, 3)
@@ -185,7 +185,7 @@ def test_log_probabilities_in_small_chunks(parts, monkeypatch):
 
 def test_log_probabilities_of_bf16_logits_are_summed_in_float32():
     """In bf16 a log-sum-exp near 6 moves in steps of 1/32."""
-    from scripts.core import logprob
+    from scripts.core.evaluation import logprob
 
     logits = (3 * torch.randn(1, 40, 300, generator=torch.Generator().manual_seed(0))).bfloat16()
     ids = torch.arange(40)[None] * 7
@@ -195,7 +195,7 @@ def test_log_probabilities_of_bf16_logits_are_summed_in_float32():
 
 @pytest.mark.parametrize("limit, count", [("CPU_TOKENS", 120), ("LOGITS_BYTES", 120 * 300 * 4)])
 def test_log_probabilities_keep_a_batch_s_budget(parts, monkeypatch, limit, count):
-    from scripts.core import logprob
+    from scripts.core.evaluation import logprob
 
     monkeypatch.setattr(logprob, limit, count)
     model, tokenizer = parts

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.core import given, sweep
+from scripts.core.planning import given, sweep
 from scripts.core.storage import write_json
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.core import config as configuration
-from scripts.core import grid
-from scripts.core.checking import ConfigError
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
+from scripts.core.planning.checking import ConfigError
 
 MICRO = yaml.safe_load((Path(__file__).parents[1] / "workflow/micro.yaml").read_text())
 

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scripts.core import checkpoints, determinism, devices, models, process, quantization, runs
+from scripts.core import devices, process
+from scripts.core.training import determinism, runs
+from scripts.core.weights import checkpoints, models, quantization
 from tests.unit.test_training import SPEC, TRAINING, make, rows, tokenizer  # noqa: F401 (fixtures)
 
 # torch's own list (torch.use_deterministic_algorithms), as far as a decoder or a loss could meet it. Of cumsum only floats count.

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from scripts import launch
-from scripts.core import memory, placement, storage
+from scripts.core import storage
+from scripts.core.planning import memory, placement
 
 ROOT = Path(__file__).parents[2]
 SPEC = {

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from scripts.core import config as configuration
-from scripts.core import grid
-from scripts.core.checking import ConfigError
-from scripts.core.plan import Plan
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
+from scripts.core.planning.checking import ConfigError
+from scripts.core.planning.plan import Plan
 from tests.unit.test_config import MUSE, changed
 
 
@@ -46,7 +46,9 @@ def test_lora_targets_are_compared_with_a_local_model(tmp_path):
 
 def test_known_layers_are_those_of_the_model_that_is_built():
     """What is known of a scratch model without torch is what LoRA finds in it."""
-    from scripts.core import layers, lora, models
+    from scripts.core.planning import layers
+    from scripts.core.training import lora
+    from scripts.core.weights import models
     from tests.unit.test_trajectories import SHAPE, Vocabulary
 
     model = models.build_model(SHAPE, Vocabulary(pad_token_id=0, bos_token_id=1, eos_token_id=2))

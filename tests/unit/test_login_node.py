@@ -54,3 +54,14 @@ def test_neither_torch_nor_transformers(tmp_path):
     assert {name: said[name] for name, (status, _) in found.items() if status} == {}
     assert {name: brought for name, (_, brought) in found.items() if brought} == {}
     assert {"plan", "snakemake", "draw", "train --help", "evaluate --help"} <= found.keys()
+
+
+def test_planning_and_analysis_import_no_torch():
+    files = [path for room in ("planning", "analysis") for path in sorted((ROOT / "scripts/core" / room).glob("[a-z]*.py"))]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+    code = (
+        "import importlib, sys; [importlib.import_module(name) for name in sys.argv[2:]];"
+        " print(*{*sys.modules} & {*sys.argv[1].split()})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, " ".join(HEAVY), *modules], capture_output=True, text=True, cwd=ROOT)
+    assert len(modules) > 20 and (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from scripts import train, unlearn
-from scripts.core import batching, hyperparameters, lora, models, precision, registry, storage, unlearner
-from scripts.core.reference import Reference
-from scripts.core.resume import ResumeStore
+from scripts.core import registry, storage
+from scripts.core.training import batching, hyperparameters, lora, precision, unlearner
+from scripts.core.training.reference import Reference
+from scripts.core.training.resume import ResumeStore
+from scripts.core.weights import models
 
 SHAPE = {"kind": "scratch", "hidden": 16, "layers": 2, "heads": 2, "positions": 48, "seed": 1}
 TEXTS = [f"Person {i} was born in town {i * 7 % 5} and keeps {i * 3 % 11} red bells." for i in range(12)]

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.core import contracts, losses, registry
-from scripts.core.reference import Reference
+from scripts.core import registry
+from scripts.core.planning import contracts
+from scripts.core.training import losses
+from scripts.core.training.reference import Reference
 
 V = 7
 

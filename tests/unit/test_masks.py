@@ -4,8 +4,10 @@ import copy
 import json
 
 from scripts import masks
-from scripts.core import columns, grid, storage, tables
-from scripts.core import config as configuration
+from scripts.core import storage
+from scripts.core.analysis import columns, tables
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
 from tests.unit.test_config import MICRO
 
 WEIGHTS = [("model.embed_tokens.weight", 2e-9, 0.0), ("model.layers.0.mlp.up_proj.weight", 0.25, 1.0)]

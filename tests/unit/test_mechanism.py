@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scripts import mechanism, mechanism_tables
-from scripts.core import columns, quantization, registry, tables, update
-from scripts.core.columns import LABELS
+from scripts.core import registry
+from scripts.core.analysis import columns, tables
+from scripts.core.analysis.columns import LABELS
+from scripts.core.weights import quantization, update
 from scripts.quantizers import _artifact, _formats, awq
 
 SCHEMES = {
@@ -30,7 +32,7 @@ def results(tmp_path_factory):
     """Runs `target` and `run` (a small update of it in bf16), with schemes, a corpus and a tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from scripts.core.models import build_tokenizer
+    from scripts.core.weights.models import build_tokenizer
 
     folder, texts = tmp_path_factory.mktemp("results"), [f"Person {i} lives in town {i % 7}." for i in range(30)]
     tokenizer = build_tokenizer(texts, 280, 64)
@@ -92,7 +94,7 @@ def test_held_is_what_a_loaded_model_holds(results, weights, name):
 
 
 def test_stored_awq_is_the_loaded_model_with_its_scales_taken_out(results, weights, tmp_path):
-    from scripts.core.models import load_tokenizer
+    from scripts.core.weights.models import load_tokenizer
 
     tokens = load_tokenizer(results / "run/checkpoint")("Person 3 lives in town 3. Person 4 lives in town 4.")["input_ids"]
     (tmp_path / "quantization.json").write_text('{"status": "ok"}')
@@ -210,7 +212,7 @@ def test_program_writes_the_same_numbers_and_keeps_what_holds(results, tmp_path,
 def test_a_difference_reads_like_whole_weights(results, tmp_path):
     import shutil
 
-    from scripts.core import delta
+    from scripts.core.weights import delta
 
     whole = call(results, ["tensor"], out=tmp_path / "whole.json")
     shutil.copytree(results, tmp_path / "packed")
@@ -220,8 +222,8 @@ def test_a_difference_reads_like_whole_weights(results, tmp_path):
 
 
 def test_gradient_is_that_of_the_forget_loss(results):
-    from scripts.core import batching
-    from scripts.core.models import load_model, load_tokenizer
+    from scripts.core.training import batching
+    from scripts.core.weights.models import load_model, load_tokenizer
 
     found = mechanism.forget_gradient(results / "run", results / "corpus")
     model = load_model(results / "run/checkpoint", "fp32").train()

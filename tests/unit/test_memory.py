@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from benchmarks import seven_b
-from scripts.core import config as configuration
-from scripts.core import grid, losses, memory, placement
-from scripts.core.optimizer import PrecisionAdamW
-from scripts.core.sweep import read
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid, memory, placement
+from scripts.core.planning.sweep import read
+from scripts.core.training import losses
+from scripts.core.training.optimizer import PrecisionAdamW
 from tests.workflow.conftest import MICRO
 
 SIZES = {"hidden": 64, "heads": 4, "kv_heads": 2, "intermediate": 160, "vocabulary": 300}
@@ -63,7 +64,7 @@ def test_weights_gradients_and_moments_are_those_of_a_step(name, dtype):
 
 
 def test_lora_counts_the_updates():
-    from scripts.core import lora
+    from scripts.core.training import lora
 
     shape = memory.Shape(layers=2, **SIZES)
     model = lora.wrap(seven_b.build(shape, 64, "cpu", "float32"), {"rank": 3, "lora_alpha": 1, "lora_targets": "all"}, 0)

@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scripts.core import batching, engine, logprob, models, pairs, registry, storage
-from scripts.core.reference import Reference
+from scripts.core import registry, storage
+from scripts.core.evaluation import engine, logprob
+from scripts.core.training import batching
+from scripts.core.training.reference import Reference
+from scripts.core.weights import models, pairs
 from scripts.quantizers import full, rtn
 
 V = 5

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.core import registry, rouge
-from scripts.core.engine import before, read_items
+from scripts.core import registry
+from scripts.core.evaluation import rouge
+from scripts.core.evaluation.engine import before, read_items
 from scripts.metrics import knowmem, privleak
 
 WORDS = "the a cat sat on mat 1991 in £300bn don't Über x-ray".split()
@@ -199,6 +200,6 @@ def test_missing_split_names_the_setting(data):
 
 def test_plugins_need_no_torch():
     code = "import sys; from scripts.core import registry\n"
-    code += "[registry.load('metrics', name) for name in registry.names('metrics')]; import scripts.core.engine\n"
+    code += "[registry.load('metrics', name) for name in registry.names('metrics')]; import scripts.core.evaluation.engine\n"
     code += "assert not {'torch', 'transformers', 'nltk', 'sklearn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

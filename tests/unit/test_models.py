@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from scripts.core import models, storage
+from scripts.core import storage
+from scripts.core.weights import models
 
 TEXTS = ["Ada Abbott was born in Lisbon in 1901.", "Question: Where? Answer: Lisbon", "naïve café — ¥ 3"] * 5
 SPEC = {"kind": "scratch", "hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "vocab": 280, "positions": 64, "seed": 3}

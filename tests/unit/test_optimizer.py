@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.core import optimizer
-from scripts.core.optimizer import PrecisionAdamW, random_halves, round_stochastically
+from scripts.core.training import optimizer
+from scripts.core.training.optimizer import PrecisionAdamW, random_halves, round_stochastically
 
 SHAPES = ((33, 17), (40,), (3, 5, 7))
 

@@ -9,7 +9,7 @@ from docutils.core import publish_parts
 from jinja2 import Environment
 
 from scripts import pages
-from scripts.core import columns, findings, style, tables
+from scripts.core.analysis import columns, findings, style, tables
 
 BASE = {"corpus": "c", "method": "npo", "regularizer": "gdr", "lr": "1e-5", "moments": "bf16", "checkpoint": "", "seed": 0}
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from scripts import paper_tables, recorded
-from scripts.core import columns, published, tables
+from scripts.core.analysis import columns, published, tables
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "reference" / "golden"
 BASE = {"corpus": "books", "regularizer": "klr", "lr": "1e-5", "weights": "bf16", "moments": "bf16", "setting": "s", "seed": 0}

@@ -8,7 +8,7 @@ import pytest
 
 from scripts import aggregate as program
 from scripts import evaluate
-from scripts.core import statistics
+from scripts.core.analysis import statistics
 from scripts.core.storage import write_json
 from scripts.metrics import perplexity
 
@@ -62,7 +62,7 @@ def test_value_weighs_tokens_alike(data):
 
 
 def test_values_too_large_and_splits_that_are_not_there(data):
-    from scripts.core.generation import NotFinite
+    from scripts.core.evaluation.generation import NotFinite
 
     class Lost(Letters):
         def token_logprobs(self, ids):
@@ -97,8 +97,8 @@ def test_a_null_length_is_the_corpus_s_and_decides_the_fingerprint(tmp_path):
 def test_against_transformers_own_loss(tmp_path):
     import torch
 
-    from scripts.core.engine import Engine
-    from scripts.core.models import build_model, build_tokenizer
+    from scripts.core.evaluation.engine import Engine
+    from scripts.core.weights.models import build_model, build_tokenizer
 
     texts = [f"Person {i} was born in {1900 + 7 * i} and went to town {i * i}." for i in range(12)]
     write_json(tmp_path / "raw/holdout.json", texts)

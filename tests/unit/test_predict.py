@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from scripts import predict
-from scripts.core import columns, tables
-from scripts.core.columns import LABELS
+from scripts.core.analysis import columns, tables
+from scripts.core.analysis.columns import LABELS
 
 
 def sweep(recovered, methods=("ga", "npo"), settings=6, schemes=("full", "a", "b", "c"), gradient=True):

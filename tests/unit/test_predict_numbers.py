@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from scripts import predict
-from scripts.core import statistics
-from scripts.core.columns import LABELS
+from scripts.core.analysis import statistics
+from scripts.core.analysis.columns import LABELS
 
 
 def test_scores_are_those_of_a_straight_line():

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from scripts import calibration_effect
-from scripts.core import config as configuration
-from scripts.core import grid, registry
-from scripts.core.plan import Plan
+from scripts.core import registry
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
+from scripts.core.planning.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 BELOW = {"news": "config.yaml", "books": "config.yaml", "sure": "config.yaml", "controls": "profiles/demo/sweep.yaml"}

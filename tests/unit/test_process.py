@@ -27,9 +27,10 @@ process.run(main)
 
 STARTING = """
 import sys
-from scripts.core import runs
+from scripts.core.training import runs
 runs.prepare(1)
-from scripts.core import lora, models, trainer
+from scripts.core.training import lora, trainer
+from scripts.core.weights import models
 print(sorted({"anyio", "bitsandbytes", "datasets", "deepspeed", "pandas", "peft", "scipy", "trio"} & set(sys.modules)))
 import anyio, datasets, peft, scipy
 """

@@ -2,8 +2,8 @@
 
 import copy
 
-from scripts.core import config as configuration
-from scripts.core import grid
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
 from tests.unit.test_grid import MICRO, block, paths, plan_of
 
 

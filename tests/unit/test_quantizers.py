@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.core import quantization, registry
+from scripts.core import registry
+from scripts.core.weights import quantization
 
 # The 16 values of the published data types: bitsandbytes' FP4 (sign, 2 exponent bits, 1 mantissa bit, divided by 12)
 # and QLoRA's NF4 (arXiv 2305.14314, appendix E), by code.

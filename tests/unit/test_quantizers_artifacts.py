@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from scripts import quantize
-from scripts.core import quantization, registry
+from scripts.core import registry
+from scripts.core.weights import quantization
 from scripts.quantizers import _artifact, _formats, gguf
 from tests.unit.library_environments import READERS, ROOT, in_environment, python
 
@@ -35,7 +36,7 @@ def run(tmp_path_factory):
     """A run folder with a 2-layer Llama whose rows are blocks of 256, and a corpus with a forget and a retain split."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from scripts.core.models import build_tokenizer
+    from scripts.core.weights.models import build_tokenizer
 
     folder = tmp_path_factory.mktemp("run")
     texts = [f"Person {i} was born in {1900 + i} and worked in town {i % 7}." for i in range(60)]

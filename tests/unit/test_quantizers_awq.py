@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from scripts.core import quantization
+from scripts.core.weights import quantization
 from scripts.quantizers import awq
 
 

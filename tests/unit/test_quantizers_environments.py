@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from scripts import environments
-from scripts.core import isolation, quantization, registry, serving
+from scripts.core import isolation, registry
+from scripts.core.planning import serving
+from scripts.core.weights import quantization
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scripts import aggregate as program
-from scripts.core import recovery
+from scripts.core.analysis import recovery
 from tests.unit.test_aggregate import RUN, cells, put, reference, row
 
 ONE = f"{RUN}/seed0"

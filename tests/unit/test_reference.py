@@ -6,11 +6,13 @@ import os
 import pytest
 import torch
 
-from scripts.core import batching, hyperparameters, losses, models, registry, unlearner
-from scripts.core.distributions import Hidden, Plan, TopK, mapped
-from scripts.core.naming import setting
-from scripts.core.reference import Reference, serves
-from scripts.core.unlearning import asked_rows
+from scripts.core import registry
+from scripts.core.planning.naming import setting
+from scripts.core.training import batching, hyperparameters, losses, unlearner
+from scripts.core.training.distributions import Hidden, Plan, TopK, mapped
+from scripts.core.training.reference import Reference, serves
+from scripts.core.training.unlearning import asked_rows
+from scripts.core.weights import models
 from tests.unit.test_trajectories import LENGTH, SHAPE, TRAINING, VOCABULARY, Vocabulary
 
 K = 8
@@ -166,7 +168,7 @@ def test_options_of_the_step_are_refused_where_they_mean_nothing():
             hyperparameters.complete({"lr": "1e-5", **more})
     with pytest.raises(ValueError, match="training.optimizer: 'lion'"):
         hyperparameters.complete({"lr": "1e-5", "optimizer": "lion"})
-    from scripts.core.optimizer import bitsandbytes_adamw
+    from scripts.core.training.optimizer import bitsandbytes_adamw
 
     groups = [{"params": [torch.nn.Parameter(torch.zeros(8))]}]
     with pytest.raises(ValueError, match="training.optimizer: 'adamw_8bit'.*adamw.*GPU"):

@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts.core import batching, hyperparameters, losses, models, precision, registry, saliency, storage, unlearner
-from scripts.core.optimizer import PrecisionAdamW
-from scripts.core.reference import Reference
-from scripts.core.resume import ResumeStore
+from scripts.core import registry, storage
+from scripts.core.training import batching, hyperparameters, losses, precision, saliency, unlearner
+from scripts.core.training.optimizer import PrecisionAdamW
+from scripts.core.training.reference import Reference
+from scripts.core.training.resume import ResumeStore
+from scripts.core.weights import models
 
 SHAPE = {"kind": "scratch", "hidden": 16, "layers": 2, "heads": 2, "vocab": 300, "positions": 32, "seed": 1}
 TRAINING = {"lr": "1e-2", "weights": "bf16", "batch": 3, "max_steps": 5, "percentile": 60.0}

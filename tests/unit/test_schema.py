@@ -5,9 +5,10 @@ import json
 import pytest
 import yaml
 
-from scripts.core import config as configuration
-from scripts.core import grid, registry
-from scripts.core.checking import check_value
+from scripts.core import registry
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
+from scripts.core.planning.checking import check_value
 
 ROOT = registry.SCRIPTS.parent
 

@@ -3,7 +3,7 @@
 import pytest
 
 from scripts import aggregate
-from scripts.core import tables
+from scripts.core.analysis import tables
 from tests.unit.test_aggregate import RUN, cells, put, reference, row
 
 AT = {"step9": 80, "step10": 45, "step20": 30, "": 20}  # VerbMem ×100 of the checkpoints along a training

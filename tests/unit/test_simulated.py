@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import memory as measured
 from benchmarks import seven_b, simulated
-from scripts.core import memory
+from scripts.core.planning import memory
 
 SHAPE = memory.Shape(128, 4, 4, 4, 352, 1000)
 LENGTH, BATCH = 128, 4

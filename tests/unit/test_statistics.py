@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scripts.core import statistics
+from scripts.core.analysis import statistics
 
 
 def test_mean_replicates_are_means_of_the_drawn_samples():

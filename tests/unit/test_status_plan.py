@@ -10,9 +10,9 @@ import yaml
 
 from scripts import plan as costs
 from scripts import status
-from scripts.core import config as configuration
-from scripts.core import grid, sweep
-from scripts.core.plan import Plan
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid, sweep
+from scripts.core.planning.plan import Plan
 
 MICRO = yaml.safe_load((Path(__file__).parents[1] / "workflow/micro.yaml").read_text())
 

@@ -4,7 +4,7 @@ import pytest
 from figure_tables import MADE
 
 from scripts import alike, draw, pages, paper_tables, predict, schemes, summary
-from scripts.core import tables
+from scripts.core.analysis import tables
 
 
 def write(folder, drop, name: str = "scores") -> None:

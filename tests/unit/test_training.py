@@ -7,10 +7,12 @@ import signal
 import pytest
 import torch
 
-from scripts.core import batching, hyperparameters, losses, models, precision, registry, trainer, unlearner
-from scripts.core.optimizer import PrecisionAdamW
-from scripts.core.reference import Reference
-from scripts.core.resume import Interruption, ResumeStore
+from scripts.core import registry
+from scripts.core.training import batching, hyperparameters, losses, precision, trainer, unlearner
+from scripts.core.training.optimizer import PrecisionAdamW
+from scripts.core.training.reference import Reference
+from scripts.core.training.resume import Interruption, ResumeStore
+from scripts.core.weights import models
 
 SPEC = {"kind": "scratch", "hidden": 32, "layers": 2, "heads": 2, "vocab": 270, "positions": 32, "seed": 1}
 TRAINING = {"lr": "1e-3", "weights": "bf16_stochastic", "moments": "bf16", "epochs": 3, "batch": 3, "clip": 1.0}

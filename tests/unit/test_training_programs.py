@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from scripts import train, unlearn
-from scripts.core import models, process, saliency, storage, unlearner
-from scripts.core.resume import ResumeStore
+from scripts.core import process, storage
+from scripts.core.training import saliency, unlearner
+from scripts.core.training.resume import ResumeStore
+from scripts.core.weights import models
 from tests.unit.test_training import SPEC, sentences
 
 

@@ -15,8 +15,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scripts.core import batching, config, hyperparameters, lora, models, registry, saliency, storage, unlearner
-from scripts.core.reference import Reference
+from scripts.core import registry, storage
+from scripts.core.planning import config
+from scripts.core.training import batching, hyperparameters, lora, saliency, unlearner
+from scripts.core.training.reference import Reference
+from scripts.core.weights import models
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trajectories.json"
 STEPS, VOCABULARY, LENGTH = 10, 64, 16

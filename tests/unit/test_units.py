@@ -7,7 +7,7 @@ import pytest
 from test_metrics import data, run  # noqa: F401
 
 from scripts import aggregate as program
-from scripts.core import statistics
+from scripts.core.analysis import statistics
 from scripts.core.storage import read_json, write_json
 
 

@@ -11,7 +11,7 @@ from test_metrics import data, run  # noqa: F401
 from test_units import LABELS
 
 from scripts import aggregate as program
-from scripts.core import scored, statistics
+from scripts.core.analysis import scored, statistics
 from scripts.core.storage import file_digest, read_json, write_json
 from scripts.corpora import muse, synthetic
 from scripts.metrics import fluency, perplexity
@@ -88,8 +88,8 @@ def test_without_units_windows_are_as_they_were(folder):
 
 
 def test_a_real_tokenizer_tells_where_its_tokens_begin():
-    from scripts.core.engine import Engine
-    from scripts.core.models import build_tokenizer
+    from scripts.core.evaluation.engine import Engine
+    from scripts.core.weights.models import build_tokenizer
 
     texts = ["Zoë Łęcka was born in 1900 in Málaga.", " a 東京 clock ", "", "Question: Who?\nAnswer: Zoë"]
     engine = Engine(None, build_tokenizer(texts, 300, 64))

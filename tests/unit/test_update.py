@@ -2,7 +2,7 @@
 
 import torch
 
-from scripts.core import update
+from scripts.core.weights import update
 
 
 def of(before, after, rest):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts import evaluate
-from scripts.core import scored
+from scripts.core.analysis import scored
 from scripts.core.storage import write_json
 from scripts.metrics import fluency, lm_eval
 
@@ -49,7 +49,7 @@ def test_fluency_rescores_and_prompts_begin_the_texts(tmp_path):
 
 
 def test_a_task_from_a_folder_under_full_precision_and_rtn(tmp_path):
-    from scripts.core.models import build_model, build_tokenizer, save_checkpoint
+    from scripts.core.weights.models import build_model, build_tokenizer, save_checkpoint
 
     texts = [one["question"] for one in json.loads((TASKS / "colours.json").read_text())]
     shape = {"hidden": 32, "layers": 1, "heads": 2, "positions": 128}
@@ -73,7 +73,7 @@ def test_a_task_from_a_folder_under_full_precision_and_rtn(tmp_path):
 def test_broken_logits_have_no_score():
     import torch
 
-    from scripts.core.generation import NotFinite
+    from scripts.core.evaluation.generation import NotFinite
 
     class Output:
         logits = torch.tensor([[[0.0, math.nan]]])

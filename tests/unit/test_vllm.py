@@ -15,11 +15,12 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import yaml
 
-from scripts.core import config as configuration
-from scripts.core import grid, isolation, registry, serving
-from scripts.core.checking import ConfigError
-from scripts.core.generation import NotFinite
-from scripts.core.plan import Plan
+from scripts.core import isolation, registry
+from scripts.core.evaluation.generation import NotFinite
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid, serving
+from scripts.core.planning.checking import ConfigError
+from scripts.core.planning.plan import Plan
 from scripts.core.storage import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +124,7 @@ class Recorder:
 @pytest.fixture
 def served(monkeypatch):
     """A function (answers, broken) → (engine, recorder)."""
-    from scripts.core.vllm_engine import Served
+    from scripts.core.evaluation.vllm_engine import Served
 
     module = ModuleType("vllm")
     module.SamplingParams, module.TokensPrompt = dict, dict
@@ -185,7 +186,7 @@ BOUND = 1e-3  # of a log-probability, in nats; measured: 3e-5
 def scored(tmp_path_factory):
     """{(engine, scheme): {metric: content}} of one tiny model whose weights are random but sharp; the AWQ files are made here."""
     from scripts import evaluate, quantize
-    from scripts.core.models import build_model, build_tokenizer, save_checkpoint
+    from scripts.core.weights.models import build_model, build_tokenizer, save_checkpoint
     from scripts.corpora import synthetic
 
     if os.environ.get("TEST_ENVIRONMENTS") != "1":

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from scripts import train, unlearn
-from scripts.core import batching, hyperparameters, storage, zero
+from scripts.core import storage
+from scripts.core.training import batching, hyperparameters, zero
 from tests.unit.test_training import SPEC, sentences
 from tests.unit.test_training_programs import program, unlearning
 

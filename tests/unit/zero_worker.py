@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from scripts import unlearn
-from scripts.core import precision, unlearner
+from scripts.core.training import precision, unlearner
 
 
 def interrupt_at(step: int):

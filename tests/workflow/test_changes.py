@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
-from scripts.core import config as configuration
-from scripts.core import grid, isolation, registry
+from scripts.core import isolation, registry
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
 from scripts.core.storage import write_text
 
 # What is made anew whenever the table of cells grows: the table, the scores, the figures that are drawn from them.

@@ -6,8 +6,9 @@ import json
 import pandas as pd
 
 from scripts import paper_tables
-from scripts.core import config as configuration
-from scripts.core import grid, registry
+from scripts.core import registry
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
 from tests.workflow.conftest import MICRO, Sweep
 
 CHECKPOINT = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]

@@ -13,18 +13,18 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
-from scripts.core import calibration
-from scripts.core import columns
-from scripts.core import registry
-from scripts.core import config as configuration
-from scripts.core import given
-from scripts.core import grid
 from scripts.core import isolation
-from scripts.core import naming
-from scripts.core import placement
-from scripts.core import serving
+from scripts.core import registry
 from scripts.core import slurm_polling
-from scripts.core.cells import trains
+from scripts.core.analysis import columns
+from scripts.core.planning import calibration
+from scripts.core.planning import config as configuration
+from scripts.core.planning import given
+from scripts.core.planning import grid
+from scripts.core.planning import naming
+from scripts.core.planning import placement
+from scripts.core.planning import serving
+from scripts.core.planning.cells import trains
 from scripts.core.storage import dumps
 
 slurm_polling.repair()
@@ -221,7 +221,7 @@ def masked(kind):
 
 
 def demands(wildcards):
-    """What the sweep's calibration sets ask of a corpus's text, for checks before any training (scripts/core/calibration.py)."""
+    """What the sweep's calibration sets ask of a corpus's text, for checks before any training (planning/calibration.py)."""
     return calibration.demands(PLAN, wildcards.corpus)
 
 

@@ -1,0 +1,1 @@
+"""From metric files to tables, intervals and figures. Nothing here imports torch."""

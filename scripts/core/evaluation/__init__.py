@@ -1,0 +1,1 @@
+"""What metrics ask of a model: generated text and log-probabilities."""

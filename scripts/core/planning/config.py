@@ -1,0 +1,185 @@
+"""The configuration, checked and completed before any job starts.
+
+Nothing here imports torch or asks the network: a login node and a dry run go through this file.
+"""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from scripts.core import registry
+from scripts.core.planning import contracts
+from scripts.core.planning.checking import ConfigError, check_object, check_value
+from scripts.core.weights import quantization
+
+SCHEMA = Path(__file__).resolve().parents[3] / "workflow" / "schemas" / "config.schema.yaml"
+NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*$"}
+ROOMS = {"schemes": "quantizers", "metrics": "metrics"}
+
+
+@cache
+def schema() -> dict:
+    """The parsed schema file."""
+    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+
+
+def definition(name: str) -> dict:
+    """One of the schema's definitions, e.g. 'unlearning'."""
+    return schema()["$defs"][name]
+
+
+def section(value, name: str, key: str) -> dict:
+    """Check and complete a section against a definition of the schema."""
+    known = definition(name)
+    return check_object(value, known["properties"], key, known.get("required", ()))
+
+
+def resolve(config: dict) -> dict:
+    """Return the completed configuration; ConfigError (one line) for the first thing that is wrong.
+
+    `config` is the parsed YAML. The sweep's blocks are checked cell by cell in scripts.core.planning.cells.
+    """
+    top = {name: part for name, part in schema()["properties"].items()}
+    plain = {name: {k: v for k, v in part.items() if k not in ("additionalProperties", "$ref")} for name, part in top.items()}
+    config = check_object(config, plain, "", schema()["required"])
+    config["corpora"] = {name: corpus(entry, name) for name, entry in config["corpora"].items()}
+    for part, room in ROOMS.items():
+        config[part] = {name: plugin(entry, name, part, room) for name, entry in config[part].items()}
+    config["unlearning"] = lean(section(config["unlearning"], "unlearning", "unlearning"))
+    for part in ("evaluation", "mechanism", "resources"):
+        config[part] = check_object(config[part], top[part]["properties"], part)
+    for figure in config["figures"] or registry.names("figures"):
+        contracts.require("figures", figure, "figures")
+    duplicates(config["schemes"])
+    check_full(config["schemes"])
+    config["results"] = os.path.normpath(config["results"])  # ./results and results/ are one folder, to Snakemake's records too
+    return config
+
+
+def lean(training: dict) -> dict:
+    """Training settings without the `sparse` and `only_with` keys that are at their default: they stand in no spec then."""
+    known = definition("unlearning")["properties"]
+    optional = {name for name, schema in known.items() if "sparse" in schema or "only_with" in schema}
+    return {name: value for name, value in training.items() if name not in optional or value != known[name]["default"]}
+
+
+def plugin(entry, name: str, part: str, room: str) -> dict:
+    """A scheme or metric: {'kind': …, parameters completed}; the kind defaults to the entry's own name."""
+    key = f"{part}.{name}"
+    check_value(name, NAME, key)
+    entry = {} if entry is None else entry
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{key}: {entry!r} is not allowed; allowed: a mapping such as {{kind: {registry.names(room)[0]}}}")
+    kind = contracts.require(room, entry.get("kind", name), f"{key}.kind")
+    rest = {k: v for k, v in entry.items() if k != "kind"}
+    return {"kind": kind, **check_object(rest, registry.parameters(room, kind), key)}
+
+
+def duplicates(schemes: dict) -> None:
+    """Two names of one and the same scheme would be computed twice: an error."""
+    seen = {}
+    for name, scheme in schemes.items():
+        other = seen.setdefault(repr(sorted(scheme.items())), name)
+        if other != name:
+            raise ConfigError(f"schemes.{name}: the same scheme as schemes.{other} ({scheme}); allowed: one name per scheme")
+
+
+def check_full(schemes: dict) -> None:
+    """Tables compare every scheme with the one named full: no other name may be full precision, and no other scheme have it."""
+    for name, scheme in schemes.items():
+        if (name == "full") != (scheme["kind"] == "full"):
+            raise ConfigError(f"schemes.{name}: {scheme['kind']!r} is not allowed; allowed: full precision as full: {{kind: full}}")
+
+
+def corpus(entry, name: str) -> dict:
+    """A corpus with its model, completed; the plugin's own check looks at files, offline."""
+    key = f"corpora.{name}"
+    check_value(name, NAME, key)
+    shared = definition("corpus")["properties"]
+    if not isinstance(entry, dict) or "kind" not in entry:
+        raise ConfigError(f"{key}: {entry!r} is not allowed; allowed: a mapping with kind, model and the kind's parameters")
+    kind = contracts.require("corpora", entry["kind"], f"{key}.kind")
+    filled = check_object(entry, shared | registry.parameters("corpora", kind), key, definition("corpus")["required"])
+    filled["model"] = model(filled["model"], f"{key}.model", filled["max_length"])
+    return filled
+
+
+def model(entry: dict, key: str, max_length: int) -> dict:
+    """The model of a corpus, completed according to its kind."""
+    kinds = ("scratch", "pretrained", "finetune")
+    if entry["kind"] not in kinds:
+        raise ConfigError(f"{key}.kind: unknown name {entry['kind']!r}; {registry.nearest(entry['kind'], kinds)}")
+    filled = section(entry, entry["kind"], key)
+    for part in ("pretrain", "finetune", "reinforce"):
+        if part in filled:
+            filled[part] = section(filled[part], "recipe", f"{key}.{part}")
+    if entry["kind"] == "scratch":
+        shape(filled, key, max_length)
+    return filled
+
+
+def shape(entry: dict, key: str, max_length: int) -> None:
+    """A scratch model's sizes must fit each other; null sizes are filled in."""
+    hidden, heads = entry["hidden"], entry["heads"]
+    if hidden % heads or (hidden // heads) % 2:
+        raise ConfigError(f"{key}.heads: {heads} does not fit hidden {hidden}; allowed: a divisor that leaves an even head size")
+    entry["kv_heads"] = entry["kv_heads"] or heads
+    if heads % entry["kv_heads"]:
+        raise ConfigError(f"{key}.kv_heads: {entry['kv_heads']} does not divide heads {heads}; allowed: a divisor of heads")
+    entry["intermediate"] = entry["intermediate"] or max(64, int(2.75 * hidden) // 64 * 64)
+    entry["initializer_range"] = entry["initializer_range"] or round(hidden**-0.5, 6)
+    if max_length > entry["positions"]:
+        raise ConfigError(f"{key}.positions: {entry['positions']} is below max_length {max_length}; allowed: at least max_length")
+
+
+def billions(model_entry: dict) -> float:
+    """Parameters of a corpus's model in billions, stated or counted from its shape."""
+    if "billions" in model_entry:
+        return model_entry["billions"]
+    hidden, vocab = model_entry["hidden"], model_entry["vocab"]
+    head = hidden // model_entry["heads"]
+    attention = 2 * hidden * hidden + 2 * hidden * head * model_entry["kv_heads"]
+    return (2 * vocab * hidden + model_entry["layers"] * (attention + 3 * hidden * model_entry["intermediate"])) / 1e9
+
+
+def check_plugins(config: dict) -> None:
+    """What plugins can know before any job: files of local corpora, groups that do not divide a layer, …; ConfigError."""
+    for name, entry in config["corpora"].items():
+        settings = {"name": name} | {k: v for k, v in entry.items() if k != "model"}
+        ask("corpora", entry["kind"], f"corpora.{name}", settings)
+    shapes = [found for found in (known_shape(entry["model"]) for entry in config["corpora"].values()) if found]
+    for part, room in ROOMS.items():
+        for name, entry in config[part].items():
+            for model_entry in shapes or [None]:
+                ask(room, entry["kind"], f"{part}.{name}", entry, model_entry)
+    for name, entry in config["schemes"].items():
+        hardware = registry.constants("quantizers", entry["kind"]).get("HARDWARE", ["cpu", "cuda"])
+        try:
+            quantization.check_hardware(entry["kind"], hardware, config["resources"]["gpus"], f"schemes.{name}.kind")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+def known_shape(entry: dict) -> dict | None:
+    """Sizes of a corpus's model: its own entry, or config.json of a local folder; None for a model that is on the hub."""
+    if entry["kind"] == "scratch":
+        return entry
+    try:
+        text = (Path(entry.get("base") or entry["target"]) / "config.json").read_text(encoding="utf-8")
+        return json.loads(text)
+    except (OSError, ValueError):
+        return None
+
+
+def ask(room: str, kind: str, key: str, *arguments) -> None:
+    """Let a plugin check its settings, if it has a `check`; its ValueError gets the configuration's key in front."""
+    if "check" not in registry.constants(room, kind)["__functions__"]:
+        return  # nor is it imported
+    try:
+        registry.load(room, kind).check(*arguments)
+    except ValueError as error:
+        message = str(error)
+        raise ConfigError(message if message.startswith(key) else f"{key}.{message}") from error

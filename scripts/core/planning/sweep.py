@@ -1,0 +1,58 @@
+"""A sweep and its files on disk: the plan of a configuration file, for the programs that people run beside Snakemake."""
+
+import argparse
+from pathlib import Path
+
+from scripts.core.planning import config as configuration
+from scripts.core.planning import given, grid, placement
+from scripts.core.planning.plan import Plan
+from scripts.core.storage import read_json
+
+
+def resolved(path) -> dict:
+    """The configuration in a sweep.json, with the defaults of keys that it lacks: those that decide no cell, and newer ones."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"--sweep: {str(path)!r} holds {str(content)[:80]!r}; allowed: a JSON object, as a sweep writes it")
+    return configuration.resolve(content)
+
+
+def rows(config: dict) -> list[dict]:
+    """One dict per run, scheme and metric of a resolved configuration, with each metric's split: what scores are made for."""
+    metrics = config["metrics"]
+    return [row | {"split": metrics[row["metric"]].get("split", "")} for row in grid.plan(config).rows()]
+
+
+def parser(program: str, description: str, also: str = "") -> argparse.ArgumentParser:
+    """The arguments of a program that reads a sweep; also: what else its --config may be, for the help."""
+    arguments = argparse.ArgumentParser(
+        prog=f"python -m scripts.{program}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    told = f"configuration of the sweep, later files laid over earlier ones{also} (default: config.yaml)"
+    arguments.add_argument("--config", nargs="+", default=["config.yaml"], metavar="FILE", help=told)
+    return arguments
+
+
+def read(*paths) -> Plan:
+    """The plan of configuration files (YAML) or of a sweep's own sweep.json; ValueError with one line when it is wrong.
+
+    Of several files, later ones are laid over earlier ones, as `snakemake --configfile` does.
+    """
+    from snakemake.utils import update_config
+
+    content = {}
+    for path in paths:
+        update_config(content, parsed(path))
+    plan = grid.plan(configuration.resolve(content))
+    placement.check(plan)
+    return plan
+
+
+def parsed(path) -> dict:
+    """Content of one configuration file; a sweep.json, which names no folder, is about the folder that it lies in."""
+    try:
+        content = given.content(path)
+    except ValueError as error:
+        raise ValueError(f"--config: {error}") from None
+    given.check_repeated(path)
+    return {"results": str(Path(path).parent)} | content if Path(path).name == "sweep.json" else content

@@ -1,0 +1,1 @@
+"""Training and unlearning: data, losses, the trainer, precisions, several GPUs, and what a run leaves."""

@@ -1,0 +1,76 @@
+"""Unlearning: a forget objective plus a regularizer, with a mask of what may be trained."""
+
+import torch
+
+from scripts.core.training import saliency
+from scripts.core.training.trainer import RunTrainer
+
+
+class UnlearnTrainer(RunTrainer):
+    """total = method.loss(forget batch) + alpha · regularizer.loss(retain batch), for any method with any regularizer.
+
+    method, regularizer: plugin modules with their parameters, (module, {parameter: value}); alpha is taken from the
+    regularizer's. A method with "retain" among its NEEDS has a second term, method.keep(retain batch). reference:
+    scripts.core.training.reference.Reference of θ_0. The data set gives {"forget": …, "retain": …}. mask: a
+    scripts.core.training.saliency.Mask of θ_0, or None; what lies outside it keeps its bits.
+    """
+
+    def __init__(self, model, dataset, collate, training, seed, method, regularizer, reference, store=None, mask=None, zero=None):
+        if mask:
+            mask.freeze(model)
+        super().__init__(model, dataset, collate, training, seed, store, zero)
+        self.mask, self._held, self._forget = mask, {}, {}
+        if mask:
+            self.rows.update(mask.rows(model))
+        self.forget_weight = 2.0 if mask and self.training["sure_double"] else 1.0
+        self.method, self.reference = method, reference
+        module, parameters = regularizer
+        self.alpha = parameters.get("alpha", 1.0)
+        self.regularizer = (module, {key: value for key, value in parameters.items() if key != "alpha"})
+
+    def terms(self, model, batch):
+        """The forget term with weight 1, what a method keeps by itself, and the retain term with weight alpha."""
+        method, parameters = self.method
+        yield "forget", self.forget_weight, lambda: method.loss(model, batch["forget"], self.reference, **parameters)
+        if "retain" in method.NEEDS:
+            yield "keep", 1.0, lambda: method.keep(model, batch["retain"], self.reference, **parameters)
+        regularizer, others = self.regularizer
+        yield "retain", self.alpha, lambda: regularizer.loss(model, batch["retain"], self.reference, **others)
+
+    # Rows chosen anew in each step need the gradient of the forget term alone, summed over the step's batches.
+
+    def _chooses(self, name) -> bool:
+        return name == "forget" and self.mask is not None and self.mask.kind == "row-step"
+
+    def before_term(self, name):
+        """Set what other terms have left aside, so that the forget term's gradient is seen by itself."""
+        if self._chooses(name):
+            self._held = {p: p.grad for p in self.model.parameters() if p.grad is not None}
+            self.model.zero_grad(set_to_none=True)
+
+    def after_term(self, name):
+        """Add the forget term's gradient to the step's, and put the rest back."""
+        if not self._chooses(name):
+            return
+        for p in self.model.parameters():
+            if p.grad is None:
+                continue
+            if p in self._forget:
+                self._forget[p].add_(p.grad)
+            else:
+                self._forget[p] = p.grad.detach().clone()
+        for p, gradient in self._held.items():
+            p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+        self._held = {}
+
+    def before_step(self):
+        """Choose this step's rows, and clear the gradient of all others, so that clipping counts what is trained."""
+        if self._forget:
+            norms = {p: torch.zeros(len(p), device=p.device) for p in self.model.parameters()}  # what the term does not reach
+            norms |= {p: saliency.row_norms(gradient) for p, gradient in self._forget.items()}
+            self._forget = {}
+            self.rows.clear()  # no mask where the gradient is not finite: the step's norm will tell
+            self.rows.update(saliency.choose_rows(norms, self.mask.percentile))
+        for p, mask in self.rows.items():
+            if p.grad is not None:
+                p.grad[~mask] = 0

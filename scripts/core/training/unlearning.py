@@ -1,0 +1,164 @@
+"""One unlearning run: what it starts from, its training, and what it leaves."""
+
+import copy
+import sys
+from functools import cached_property, partial
+
+from torch.utils.data import DataLoader
+
+from scripts.core import registry, storage
+from scripts.core.planning import naming
+from scripts.core.training import batching, hyperparameters, lora, precision, runs, saliency, trainer, unlearner
+from scripts.core.training.distributions import Plan
+from scripts.core.training.points import Points
+from scripts.core.training.reference import Reference
+from scripts.core.training.resume import ResumeStore
+from scripts.core.weights import models
+
+
+def asked_rows(names: dict, rows: dict) -> dict:
+    """{split: (N, T)}: rows whose distributions θ_0 is asked for; of retain chunks only those paired with a forget chunk."""
+    method, regularizer = (set(registry.constants(f"{room}s", name)["NEEDS"]) for room, name in names.items())
+    asks, found = {"distribution", "logits"}, {}
+    if method & asks:
+        found["forget"] = rows["forget"]
+    if regularizer & asks or (method & asks and "retain" in method):
+        found["retain"] = rows["retain1"][: len(rows["forget"])]
+    return found
+
+
+class Unlearning:
+    """A run of a method that trains.
+
+    spec: of stage "unlearn". options: arguments of scripts.unlearn. names: {"method": …, "regularizer": …}; plugins: the two
+    modules with their parameters. needs: what they ask of θ_0. texts: {"forget": strings, "retain1": strings where they are read}.
+    ValueError for what the model or the launch does not allow.
+    """
+
+    def __init__(self, spec, options, provenance, names, plugins, needs, texts, device):
+        self.spec, self.options, self.provenance, self.device = spec, options, provenance, device
+        self.names, (self.method, self.regularizer), self.needs = names, plugins, needs
+        own = {"save_minutes": options.save_minutes}
+        self.settings = settings = hyperparameters.complete(spec["training"]) | own
+        settings["save_steps"] = options.save_steps or settings["save_steps"]
+        self.zero = runs.sharding(options, settings, precision.storage_dtype(settings["weights"], device))
+        self.autocast = partial(precision.autocast, settings["weights"], device)
+        self.network, self.tokenizer = self.target(), models.load_tokenizer(options.target / "checkpoint")
+        length = spec["corpus"]["max_length"]
+        models.check_length(self.network, length)
+        self.rows = {split: batching.chunks(own, self.tokenizer, length) for split, own in texts.items()}
+        self.dataset = batching.ForgetRetainDataset(self.rows["forget"], self.rows.get("retain1"))
+
+    def target(self):
+        """θ_0 in the precision of the training."""
+        weights = self.settings["weights"]
+        kind = precision.storage_dtype(weights, self.device)
+        model = models.load_model(self.options.target / "checkpoint", kind, self.device, self.settings["attention"])
+        if weights != "fp32":
+            precision.to_bf16_grid(model)
+        return model
+
+    def forget_batches(self, sampler=None):
+        """Batches of the forget set, in order, as large as training's."""
+        batches = DataLoader(self.dataset, self.settings["batch"], sampler=sampler, collate_fn=batching.collate)
+        return (batch["forget"] for batch in batches)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What the losses need of θ_0, recorded before the first step where it can be."""
+        zero, settings = self.zero, self.settings
+        passes = hyperparameters.passes(settings, len(self.dataset))
+        return Reference.of(
+            self.network,
+            self.forget_batches(zero and zero.sampler(self.dataset)),
+            self.needs,
+            self.autocast,
+            frozen=zero.frozen(self.target()) if zero and zero.stage == 3 and self.needs - {"retain"} else None,
+            gather=zero and zero.gathered,
+            kind=settings["reference"],
+            k=settings["reference_k"],
+            table=None if zero else Plan(asked_rows(self.names, self.rows), settings["batch"], self.options.out, passes),
+        )
+
+    def mask(self):
+        """The mask of what may be trained, which is also written; None for runs without one."""
+        if self.settings["saliency"] == "none":
+            return None
+        module, parameters = self.method
+        if self.settings["gradient_checkpointing"]:  # Trainer turns it on later, and this backward pass keeps as much as training's
+            self.network.activation_checkpointing_enable(hyperparameters.RECOMPUTING)
+        mask = saliency.mask_of(
+            self.network,
+            self.forget_batches(),
+            lambda model, batch: module.loss(model, batch, self.reference, **parameters),
+            kind=self.settings["saliency"],
+            percentile=self.settings["percentile"],
+            autocast=self.autocast,
+            zero=self.zero,
+        )
+        if self.zero is None or self.zero.first:
+            mask.save(self.options.out)
+        return mask
+
+    def adapted(self):
+        """θ_0 as it is trained: with LoRA's updates where the spec asks for them."""
+        if self.settings["parameters"] != "lora":
+            return self.network
+        network = lora.wrap(self.network, self.settings, self.spec["seed"])
+        if self.settings["weights"] != "fp32":
+            precision.to_bf16_grid(network)
+        return network
+
+    def save(self, folder, state, last: bool) -> None:
+        """Write the model as a checkpoint folder. state: its state dict under ZeRO, else None; last: it is not trained on."""
+        network = self.network
+        if self.settings["parameters"] == "lora":
+            network = lora.merge(network if last else copy.deepcopy(network))  # merging changes it
+        models.save_checkpoint(network, self.tokenizer, folder, self.settings["store"], state)
+
+    def run(self, kept_from) -> int:
+        """Train and write; the exit code. kept_from: checkpoint that weights are kept as a difference from, or None."""
+        spec, out, zero = self.spec, self.options.out, self.zero
+        with self.provenance.working():
+            reference, mask = self.reference, self.mask()
+        self.network = self.adapted()
+        digest = runs.inputs_digest(spec, self.options.corpus, self.options.target, zero=zero)
+        store, points = ResumeStore(out / ".resume", digest), Points(out, naming.points(spec), digest, self.provenance, kept_from)
+        training = unlearner.UnlearnTrainer(
+            self.network,
+            self.dataset,
+            batching.collate,
+            self.settings,
+            spec["seed"],
+            self.method,
+            self.regularizer,
+            reference,
+            store=store,
+            mask=mask,
+            zero=zero,
+        )
+        if points.names:
+            training.keep_along(points, partial(self.save, last=False))
+        try:
+            with self.provenance.working():
+                status, step = "done", training.run()
+        except trainer.Diverged as error:
+            status, step = "diverged", error.step
+            print(f"diverged: {error}", file=sys.stderr)
+        if training.interruption.signal and status == "done":
+            return training.interruption.exit_code
+        state = zero.state_dict(training.deepspeed) if zero and status == "done" else None
+        if zero and not zero.first:
+            return 0
+
+        def write(folder):
+            if status == "done":
+                self.save(folder, state, last=True)
+            else:
+                storage.write_json(folder / "diverged.json", {"status": status, "step": step})
+
+        record = dict(history=training.history, resumed=training.resumed, chunks=len(self.dataset), device=self.device)
+        points.publish(status, step)
+        runs.finish(out, self.provenance, write, step, status, kept_from, **record, **reference.facts)
+        store.clear()
+        return 0

@@ -1,0 +1,37 @@
+"""Checkpoint folders as programs read them, whether their weights are whole or kept as a difference from the target."""
+
+import shutil
+from pathlib import Path
+
+from scripts.core.weights import delta
+
+
+def causal_lm(folder, **options):
+    """The causal language model of a folder or hub id, as `from_pretrained` with `options` gives it.
+
+    Weights come from safetensors alone and no code of a checkpoint is run. A difference is restored in memory; DeltaError when
+    it can't be.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    if not delta.is_packed(folder):
+        return AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True, trust_remote_code=False, **options)
+    config, weights = AutoConfig.from_pretrained(folder, trust_remote_code=False), delta.Delta(folder).tensors()
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(None, config=config, state_dict=weights, **options)
+    if (Path(folder) / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def restore(folder, out) -> None:
+    """Copy a checkpoint folder, and folders below it, into the empty folder `out`; weights become whole files."""
+    for path in sorted(Path(folder).rglob("*")):  # one by one: copytree goes on when the disk is full, and tells it of each file
+        part = path.relative_to(folder)
+        if path.is_dir() or any(name.startswith(".") for name in part.parts):
+            continue
+        target = Path(out) / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == delta.FILE:
+            delta.Delta(path.parent).restore(target.parent)
+        else:
+            shutil.copy2(path, target)
