@@ -16,6 +16,9 @@ Bytes per GPU, for N weights of which n are trained, on R GPUs, b bytes per weig
                192 MiB, the slices that are widened
   step         instead of activations and logits: float32 copies in a step, 16 bytes of each of at most 2²⁶ bfloat16 weights;
                under ZeRO also the gradient that is stepped, n·b/R
+  mask         SURE's pass over the forget set before the first step, instead of what stands above but weights and reference:
+               float32 sums of all gradients, 4·N, whole on every GPU, and what a batch keeps, or its gradients, N·b, that grow as
+               it goes
   reserve      CUDA context, kernels' workspaces and communication buffers
 
 Terms run backward one after the other, so one term's activations are alive at a time; with a single term and no accumulation the
@@ -92,6 +95,7 @@ class Training:
     lora: int = 0  # rank; 0 trains all weights
     reference: bool = False
     divergence: bool = False  # whether a term holds two sets of logits
+    masked: bool = False  # whether a saliency mask is made first
     whole_model: bool = True  # whether ZeRO-3 can divide it
     checkpointing: bool = False
     computes: str = "bf16"
@@ -108,12 +112,13 @@ class Training:
         parts = (("methods", spec["method"]["name"]), ("regularizers", spec["regularizer"]["name"]))
         needs = {need for room, name in parts for need in registry.constants(room, name).get("NEEDS", ())}
         lora = training.get("rank", 8) if training.get("parameters") == "lora" else 0
-        whole = not lora and training.get("saliency", "none") == "none"
+        masked = training.get("saliency", "none") != "none"
         distributions = bool(needs & {"model", "logits", "distribution"})
         resident = distributions and training.get("reference", "auto") in ("auto", "resident")
-        names = (length, training["batch"], training["weights"], training["moments"], lora, resident, distributions, whole)
+        kept = {"weights": training["weights"], "moments": training["moments"], "lora": lora, "masked": masked}
+        held = {"reference": resident, "divergence": distributions, "whole_model": not (lora or masked)}
         more = {"checkpointing": training.get("gradient_checkpointing", False), "optimizer": training.get("optimizer", "adamw")}
-        return cls(*names, **more)
+        return cls(length, training["batch"], **kept, **held, **more)
 
 
 def shape_of(spec: dict, checkpoint: Path | None = None) -> Shape:
@@ -168,7 +173,7 @@ def plan(shape: Shape, training: Training, gpus: int = 1, zero: int = 0, offload
     n_all = shape.weights + (shape.lora(training.lora) if training.lora else 0)
     n = shape.lora(training.lora) if training.lora else n_all
     share, away = (gpus if zero else 1), offload == "cpu"
-    parts = dict.fromkeys(("weights", "gradients", "optimiser", "reference", "activations", "logits", "step"), 0.0)
+    parts = dict.fromkeys(("weights", "gradients", "optimiser", "reference", "activations", "logits", "step", "mask"), 0.0)
     divided = zero == 3
     parts["weights"] = n_all * held
     if divided:
@@ -196,6 +201,9 @@ def plan(shape: Shape, training: Training, gpus: int = 1, zero: int = 0, offload
         one = tokens * (layer + 2 * compute * shape.intermediate) + shape.hidden * shape.intermediate * held
         parts["activations"] = tokens * inputs + max(tokens * final, one - parts["logits"])
     parts["reserve"] = reserve
-    passing = max(parts["activations"] + parts["logits"], parts["step"])
-    lasting = sum(value for name, value in parts.items() if name not in ("activations", "logits", "step"))
-    return {**parts, "total": lasting + passing}
+    lasting, backward = parts["weights"] + parts["reference"] + reserve, parts["activations"] + parts["logits"]
+    training_itself = parts["gradients"] + parts["optimiser"] + max(backward, parts["step"])
+    if training.masked:
+        parts["mask"] = 4 * n_all + max(n_all * held, backward)
+        return {**parts, "total": lasting + max(parts["mask"], training_itself)}
+    return {**parts, "total": lasting + training_itself}
