@@ -17,7 +17,7 @@ report: "workflow/report/workflow.rst"
 wildcard_constraints:
     corpus="[^/]+",
     reference="target|retrain",
-    cell="[^/]+_[^/]+/[^/]+/seed[0-9]+",
+    run="[^/]+_[^/]+/[^/]+/seed[0-9]+",
     model="target|retrain|[^/]+_[^/]+/[^/]+/seed[0-9]+(/(step|epoch)[0-9]+)?",
     scheme="[^/]+",
     figure="[^/]+",

@@ -83,7 +83,7 @@ BAD = {
     "nothing left of the sweep": (
         "sweep/0",
         {"corpus": "people", "method": "ga", "saliency": "module", "parameters": "lora"},
-        ["sweep: no cell is left", "sweep[0]: ga with none: SURE chooses"],
+        ["sweep: no combination is left", "sweep[0]: ga with none: SURE chooses"],
     ),
     "results that look like an option": ("results", "-x", ["results", "'-x'", "matching"]),
     "two names of one scheme": (

@@ -91,7 +91,9 @@ def test_a_path_tells_two_different_specs_apart():
 
 
 def test_values_that_a_path_does_not_tell_apart_are_an_error():
-    with pytest.raises(ConfigError, match="two cells with different regularizer have the same folder, people/npo_gdr/.*_a1/"):
+    with pytest.raises(
+        ConfigError, match="two combinations with different regularizer have the same folder, people/npo_gdr/.*_a1/"
+    ):
         paths(block(alpha=[1.0, 1.0000001]))
 
 
@@ -232,12 +234,12 @@ def test_a_reinforced_model_without_its_settings(changes, words):
     [
         ({"saliency": "module", "percentile": 101}, ["sweep[0].percentile", "101", "≤ 100"]),
         ({"saliency": "module", "percentile": -1}, ["sweep[0].percentile", "-1", "≥ 0"]),
-        ({"percentile": 90}, ["sweep[0].percentile", "applies to no cell"]),
-        ({"rank": 4}, ["sweep[0].rank", "applies to no cell"]),
+        ({"percentile": 90}, ["sweep[0].percentile", "applies to no combination"]),
+        ({"rank": 4}, ["sweep[0].rank", "applies to no combination"]),
         ({"saliency": "rows"}, ["sweep[0].saliency", "'rows'", "row-step"]),
         ({"parameters": "lora", "rank": 0}, ["sweep[0].rank", "0", "≥ 1"]),
         ({"parameters": "lora", "lora_targets": "q proj"}, ["sweep[0].lora_targets", "q proj"]),
-        ({"method": "task_vector", "regularizer": "none", "lr": "1e-5"}, ["sweep[0].lr", "applies to no cell"]),
+        ({"method": "task_vector", "regularizer": "none", "lr": "1e-5"}, ["sweep[0].lr", "applies to no combination"]),
     ],
 )
 def test_bad_settings_of_masks_and_lora(changes, words):

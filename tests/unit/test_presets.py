@@ -37,7 +37,7 @@ def test_every_preset_is_known_here():
 
 @pytest.mark.parametrize("name", ["news", "books"])
 def test_the_papers_cells_are_those_of_the_papers_sweep(name):
-    """The presets share their runs with config.yaml: no cell is trained twice."""
+    """The presets share their runs with config.yaml: none is trained twice."""
     paper = grid.plan(configuration.resolve(yaml.safe_load((ROOT / "config.yaml").read_text()))).runs
     runs = {path: run for path, run in laid_over(name).runs.items() if run.stage == "unlearn"}
     assert len(runs) == 6 and all(paper[path].spec == run.spec for path, run in runs.items())

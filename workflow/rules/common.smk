@@ -24,7 +24,7 @@ from scripts.core.planning import grid
 from scripts.core.planning import naming
 from scripts.core.planning import placement
 from scripts.core.planning import serving
-from scripts.core.planning.cells import trains
+from scripts.core.planning.combinations import trains
 from scripts.core.storage import dumps
 
 slurm_polling.repair()
@@ -77,10 +77,10 @@ UNLEARNED = [run.spec for run in PLAN.runs.values() if run.stage == "unlearn"]
 # On a cluster each job is a Snakemake in a Snakemake: only the outermost, which can ask for more, tries again.
 RETRIES = config["resources"]["retries"] if workflow.is_main_process else 0
 ARTIFACTS = [name for name, scheme in config["schemes"].items() if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT")]
-ARITHMETIC = sorted({cell["method"]["name"] for cell in UNLEARNED if not trains(cell["method"]["name"])})
+ARITHMETIC = sorted({spec["method"]["name"] for spec in UNLEARNED if not trains(spec["method"]["name"])})
 # What a masked run writes beside its checkpoint, by the beginning of its mask's kind; "" is a run without a mask.
 MASKS = {"": (), "module": ("mask.json",), "row": ("mask.json", "mask.safetensors")}
-POINTS = sorted({(), *(naming.points(cell) for cell in UNLEARNED)})
+POINTS = sorted({(), *(naming.points(spec) for spec in UNLEARNED)})
 # How many processes a training has, and how they share it (scripts/launch.py). Resources, because they decide no result. On several
 # nodes the job is one of the kind "mpi": then the launcher's own srun starts on each node.
 site = config["resources"]
@@ -158,8 +158,8 @@ def kept(checkpoint, *removed_by):
     return temp(checkpoint) if config["keep_checkpoints"] in ("until_evaluated", *removed_by) else checkpoint
 
 
-def cells_with(points):
-    """Pattern of the cells whose training keeps these checkpoints along it; () for those that keep none."""
+def runs_with(points):
+    """Pattern of the runs whose training keeps these checkpoints along it; () for those that keep none."""
     setting = f"[^/]*_{naming.segment(points)}" if points else "(?![^/]*_at(-ep)?[0-9])[^/]+"
     return f"[^/]+_[^/]+/{setting}/seed[0-9]+"
 
@@ -216,7 +216,7 @@ def mask_files(wildcards):
 
 
 def masked(kind):
-    """Beginning of a pattern of cells: those whose mask is of a kind; "" for those without a mask."""
+    """Beginning of a pattern of runs: those whose mask is of a kind; "" for those without a mask."""
     return f"(?=[^/]+/[^/]*_sure-{kind})" if kind else "(?![^/]+/[^/]*_sure-)"
 
 
@@ -227,7 +227,7 @@ def demands(wildcards):
 
 def schemes_of(wildcards):
     """Names of the schemes that hold an unlearned run."""
-    return HELD[f"{wildcards.corpus}/{wildcards.cell}"]
+    return HELD[f"{wildcards.corpus}/{wildcards.run}"]
 
 
 def scheme_files(wildcards):
@@ -237,7 +237,7 @@ def scheme_files(wildcards):
 
 def scheme_artifacts(wildcards):
     """Quantized models of an unlearned run and of its target, as far as schemes keep them on disk."""
-    folders = (f"{wildcards.corpus}/{wildcards.cell}", f"{wildcards.corpus}/target")
+    folders = (f"{wildcards.corpus}/{wildcards.run}", f"{wildcards.corpus}/target")
     return [f"{RESULTS}/{path}/quantized/{name}" for name in schemes_of(wildcards) if name in ARTIFACTS for path in folders]
 
 

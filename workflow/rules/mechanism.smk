@@ -1,12 +1,12 @@
-# Why a cell recovers: what unlearning did to the weights, what each scheme leaves of it, and how well that predicts recovery.
+# Why a run recovers: what unlearning did to the weights, what each scheme leaves of it, and how well that predicts recovery.
 
 weigh = config["mechanism"]["gradient"]
 
 
 rule mechanism:
     input:
-        outcome=f"{RESULTS}/{{corpus}}/{{cell}}/outcome.json",
-        checkpoint=ancient(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint"),
+        outcome=f"{RESULTS}/{{corpus}}/{{run}}/outcome.json",
+        checkpoint=ancient(f"{RESULTS}/{{corpus}}/{{run}}/checkpoint"),
         target=f"{RESULTS}/{{corpus}}/target/outcome.json",
         target_weights=ancient(f"{RESULTS}/{{corpus}}/target/checkpoint"),
         schemes=scheme_files,
@@ -15,11 +15,11 @@ rule mechanism:
         data=ancient(f"{RESULTS}/{{corpus}}/corpus/data"),
         program=program("mechanism"),
     output:
-        update(f"{RESULTS}/{{corpus}}/{{cell}}/mechanism.json"),
+        update(f"{RESULTS}/{{corpus}}/{{run}}/mechanism.json"),
     log:
-        f"{RESULTS}/logs/{{corpus}}/{{cell}}/mechanism.log",
+        f"{RESULTS}/logs/{{corpus}}/{{run}}/mechanism.log",
     benchmark:
-        f"{RESULTS}/benchmarks/{{corpus}}/{{cell}}/mechanism.tsv"
+        f"{RESULTS}/benchmarks/{{corpus}}/{{run}}/mechanism.tsv"
     retries: RETRIES
     conda:
         "../../envs/train.yaml"
@@ -89,7 +89,7 @@ rule costs:
         "python -m scripts.costs --sweep {input.sweep:q} --results {params.results:q} 2> {log:q}"
 
 
-# Each cell's recovery as predicted from its weights, by fits that have not seen it.
+# Each run's recovery under a scheme as predicted from its weights, by fits that have not seen it.
 rule predict:
     input:
         recovery=TABLES["recovery"],

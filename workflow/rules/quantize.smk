@@ -4,16 +4,16 @@
 # A checkpoint with whole weights, for environments that can't read differences; gone after the last job that reads it.
 rule restore:
     input:
-        outcome=f"{RESULTS}/{{corpus}}/{{cell}}/outcome.json",
-        checkpoint=ancient(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint"),
+        outcome=f"{RESULTS}/{{corpus}}/{{run}}/outcome.json",
+        checkpoint=ancient(f"{RESULTS}/{{corpus}}/{{run}}/checkpoint"),
         target_weights=ancient(f"{RESULTS}/{{corpus}}/target/checkpoint"),
         program=program("export"),
     output:
-        temp(directory(f"{RESULTS}/{{corpus}}/{{cell}}/restored")),
+        temp(directory(f"{RESULTS}/{{corpus}}/{{run}}/restored")),
     log:
-        f"{RESULTS}/logs/{{corpus}}/{{cell}}/restore.log",
+        f"{RESULTS}/logs/{{corpus}}/{{run}}/restore.log",
     benchmark:
-        f"{RESULTS}/benchmarks/{{corpus}}/{{cell}}/restore.tsv"
+        f"{RESULTS}/benchmarks/{{corpus}}/{{run}}/restore.tsv"
     conda:
         "../../envs/train.yaml"
     threads: 1

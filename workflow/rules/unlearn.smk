@@ -7,25 +7,25 @@ for points, kind in itertools.product(POINTS, MASKS):
         name:
             "_".join(["unlearn", *([naming.segment(points)] if points else []), *filter(None, [kind])])
         input:
-            spec=f"{RESULTS}/{{corpus}}/{{cell}}/spec.json",
+            spec=f"{RESULTS}/{{corpus}}/{{run}}/spec.json",
             corpus=f"{RESULTS}/{{corpus}}/corpus/manifest.json",
             data=ancient(f"{RESULTS}/{{corpus}}/corpus/data"),
             target=f"{RESULTS}/{{corpus}}/target/outcome.json",
             target_weights=ancient(f"{RESULTS}/{{corpus}}/target/checkpoint"),
             program=program("unlearn"),
         output:
-            outcome=f"{RESULTS}/{{corpus}}/{{cell}}/outcome.json",
-            record=f"{RESULTS}/{{corpus}}/{{cell}}/run.json",
-            checkpoint=kept(directory(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint")),
-            points=[f"{RESULTS}/{{corpus}}/{{cell}}/{point}/{part}.json" for point in points for part in ("outcome", "run")],
-            along=[kept(directory(f"{RESULTS}/{{corpus}}/{{cell}}/{point}/checkpoint"), "last") for point in points],
-            mask=[f"{RESULTS}/{{corpus}}/{{cell}}/{name}" for name in MASKS[kind]],
+            outcome=f"{RESULTS}/{{corpus}}/{{run}}/outcome.json",
+            record=f"{RESULTS}/{{corpus}}/{{run}}/run.json",
+            checkpoint=kept(directory(f"{RESULTS}/{{corpus}}/{{run}}/checkpoint")),
+            points=[f"{RESULTS}/{{corpus}}/{{run}}/{point}/{part}.json" for point in points for part in ("outcome", "run")],
+            along=[kept(directory(f"{RESULTS}/{{corpus}}/{{run}}/{point}/checkpoint"), "last") for point in points],
+            mask=[f"{RESULTS}/{{corpus}}/{{run}}/{name}" for name in MASKS[kind]],
         log:
-            f"{RESULTS}/logs/{{corpus}}/{{cell}}/unlearn.log",
+            f"{RESULTS}/logs/{{corpus}}/{{run}}/unlearn.log",
         benchmark:
-            f"{RESULTS}/benchmarks/{{corpus}}/{{cell}}/unlearn.tsv"
+            f"{RESULTS}/benchmarks/{{corpus}}/{{run}}/unlearn.tsv"
         wildcard_constraints:
-            cell=masked(kind) + cells_with(points),
+            run=masked(kind) + runs_with(points),
         retries: RETRIES
         conda:
             "../../envs/train.yaml"
@@ -50,7 +50,7 @@ for points, kind in itertools.product(POINTS, MASKS):
 # Methods that are arithmetic on checkpoints: the same program, with the reinforced model and without a GPU.
 rule combine:
     input:
-        spec=f"{RESULTS}/{{corpus}}/{{cell}}/spec.json",
+        spec=f"{RESULTS}/{{corpus}}/{{run}}/spec.json",
         corpus=f"{RESULTS}/{{corpus}}/corpus/manifest.json",
         target=f"{RESULTS}/{{corpus}}/target/outcome.json",
         target_weights=ancient(f"{RESULTS}/{{corpus}}/target/checkpoint"),
@@ -58,15 +58,15 @@ rule combine:
         reinforced_weights=ancient(f"{RESULTS}/{{corpus}}/reinforced/checkpoint"),
         program=program("unlearn"),
     output:
-        outcome=f"{RESULTS}/{{corpus}}/{{cell}}/outcome.json",
-        record=f"{RESULTS}/{{corpus}}/{{cell}}/run.json",
-        checkpoint=kept(directory(f"{RESULTS}/{{corpus}}/{{cell}}/checkpoint")),
+        outcome=f"{RESULTS}/{{corpus}}/{{run}}/outcome.json",
+        record=f"{RESULTS}/{{corpus}}/{{run}}/run.json",
+        checkpoint=kept(directory(f"{RESULTS}/{{corpus}}/{{run}}/checkpoint")),
     log:
-        f"{RESULTS}/logs/{{corpus}}/{{cell}}/unlearn.log",
+        f"{RESULTS}/logs/{{corpus}}/{{run}}/unlearn.log",
     benchmark:
-        f"{RESULTS}/benchmarks/{{corpus}}/{{cell}}/combine.tsv"
+        f"{RESULTS}/benchmarks/{{corpus}}/{{run}}/combine.tsv"
     wildcard_constraints:
-        cell=f"({'|'.join(ARITHMETIC)})_none/[^/]+/seed[0-9]+",
+        run=f"({'|'.join(ARITHMETIC)})_none/[^/]+/seed[0-9]+",
     retries: RETRIES
     conda:
         "../../envs/train.yaml"

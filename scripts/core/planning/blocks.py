@@ -1,11 +1,11 @@
-"""A block of the sweep as its cells: the product of its lists, each combination checked."""
+"""A block of the sweep as its combinations: the product of its lists, each checked."""
 
 from itertools import product
 
 from scripts.core import registry
 from scripts.core.planning import contracts
-from scripts.core.planning.cells import applicable, check_cell
 from scripts.core.planning.checking import ConfigError
+from scripts.core.planning.combinations import applicable, check_combination
 from scripts.core.planning.config import definition
 from scripts.core.planning.pruning import senseless
 
@@ -13,7 +13,7 @@ AXES = ("corpus", "method", "regularizer", "seed")
 
 
 def expand(block: dict, key: str, config: dict, pruned: list) -> list[dict]:
-    """The cells of a block, checked; combinations that make no sense go to `pruned`, values that no cell uses are errors."""
+    """The combinations of a block, checked; what makes no sense goes to `pruned`, a value that no combination uses is an error."""
     methods, regularizers = (
         as_list(block.get("method"), f"{key}.method"),
         as_list(block.get("regularizer", "none"), f"{key}.regularizer"),
@@ -21,22 +21,24 @@ def expand(block: dict, key: str, config: dict, pruned: list) -> list[dict]:
     own = own_parameters(block, methods, regularizers, key)
     values = axes(block, key) | {"regularizer": regularizers}
     values.setdefault("seed", [0])
-    used, cells = set(), []
-    for combination in product(*values.values()):
-        chosen = dict(zip(values, combination, strict=True))
+    used, combinations = set(), []
+    for picked in product(*values.values()):
+        chosen = dict(zip(values, picked, strict=True))
         applies = {*AXES, *applicable(chosen, config)}
         applies |= own["methods"][chosen["method"]].keys() | own["regularizers"][chosen["regularizer"]].keys()
         used |= applies & chosen.keys()
-        cell = check_cell({k: v for k, v in chosen.items() if k in applies}, key, config)
-        reason = senseless(cell)
+        combination = check_combination({k: v for k, v in chosen.items() if k in applies}, key, config)
+        reason = senseless(combination)
         if reason:
-            pruned.append(f"{key}: {cell['method']['name']} with {cell['regularizer']['name']}: {reason}")
+            pruned.append(f"{key}: {combination['method']['name']} with {combination['regularizer']['name']}: {reason}")
         else:
-            cells.append(cell)
+            combinations.append(combination)
     for name in values.keys() - used:
         where = f"method {', '.join(methods)} with regularizer {', '.join(regularizers)}"
-        raise ConfigError(f"{key}.{name}: {block[name]!r} applies to no cell of the block ({where}); allowed: remove the key")
-    return cells
+        raise ConfigError(
+            f"{key}.{name}: {block[name]!r} applies to no combination of the block ({where}); allowed: remove the key"
+        )
+    return combinations
 
 
 def own_parameters(block: dict, methods: list, regularizers: list, key: str) -> dict[str, dict]:

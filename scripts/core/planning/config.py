@@ -40,7 +40,7 @@ def section(value, name: str, key: str) -> dict:
 def resolve(config: dict) -> dict:
     """Return the completed configuration; ConfigError (one line) for the first thing that is wrong.
 
-    `config` is the parsed YAML. The sweep's blocks are checked cell by cell in scripts.core.planning.cells.
+    `config` is the parsed YAML. The combinations of the blocks of a sweep are checked in scripts.core.planning.combinations.
     """
     top = {name: part for name, part in schema()["properties"].items()}
     plain = {name: {k: v for k, v in part.items() if k not in ("additionalProperties", "$ref")} for name, part in top.items()}

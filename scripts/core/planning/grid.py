@@ -1,7 +1,7 @@
 """From the configuration to the plan of its sweep: what is run, where it lies, what is left out and why.
 
-blocks.py makes cells of the sweep's blocks and cells.py checks each; lineage.py adds the runs that a cell needs, under the path
-that naming.py gives; pruning.py says what is left out. plan.py has the result's classes.
+blocks.py makes combinations of the sweep's blocks and combinations.py checks each; lineage.py adds the runs that one needs, under
+the path that naming.py gives; pruning.py says what is left out. plan.py has the result's classes.
 """
 
 from scripts.core import registry
@@ -14,13 +14,13 @@ from scripts.core.planning.pruning import misfit, unasked
 
 
 def plan(config: dict) -> Plan:
-    """The whole sweep of a resolved configuration; ConfigError for the first wrong cell."""
+    """The whole sweep of a resolved configuration; ConfigError for the first wrong combination."""
     sweep = Plan(config)
     for block, entry in enumerate(config["sweep"]):
-        for cell in expand(entry, f"sweep[{block}]", config, sweep.pruned):
-            add(sweep, cell)
+        for combination in expand(entry, f"sweep[{block}]", config, sweep.pruned):
+            add(sweep, combination)
     if not sweep.runs:
-        raise ConfigError(f"sweep: no cell is left ({sweep.pruned[0]}); allowed: at least one combination that makes sense")
+        raise ConfigError(f"sweep: no combination is left ({sweep.pruned[0]}); allowed: at least one combination that makes sense")
     check_stop(sweep)
     serving.check(config, sweep.evaluated())
     for corpus in {run.corpus: None for run in sweep.runs.values()}:

@@ -1,35 +1,36 @@
-"""The runs that a cell needs: its own, the two reference models, what they start from, and their specs."""
+"""The runs that a combination needs: its own, the two reference models, what they start from, and their specs."""
 
-from scripts.core.planning.cells import needs
 from scripts.core.planning.checking import ConfigError
+from scripts.core.planning.combinations import needs
 from scripts.core.planning.naming import points, setting
 from scripts.core.planning.plan import Plan, Run
 
 LONGEST = 200  # letters of a setting in a path
 
 
-def add(sweep: Plan, cell: dict) -> None:
-    """Enter a cell's run and the runs that it needs; a run that is there already stays as it is."""
-    name = cell["corpus"]
+def add(sweep: Plan, combination: dict) -> None:
+    """Enter a combination's run and the runs that it needs; a run that is there already stays as it is."""
+    name = combination["corpus"]
     entry = sweep.config["corpora"][name]
-    for split in needed_splits(cell, entry["model"]):
+    for split in needed_splits(combination, entry["model"]):
         if split not in entry.get("splits", [split]):
-            what = f"{cell['method']['name']} with {cell['regularizer']['name']}"
+            what = f"{combination['method']['name']} with {combination['regularizer']['name']}"
             raise ConfigError(
                 f"corpora.{name}.splits: {entry['splits']} lacks {split!r}, which {what} needs; allowed: a list with it"
             )
     references(sweep, name)
-    if "reinforced" in needs(cell):
-        reinforced(sweep, name, cell["method"]["name"])
-    path = f"{name}/{cell['method']['name']}_{cell['regularizer']['name']}/{setting(cell)}/seed{cell['seed']}"
+    if "reinforced" in needs(combination):
+        reinforced(sweep, name, combination["method"]["name"])
+    pair = f"{combination['method']['name']}_{combination['regularizer']['name']}"
+    path = f"{name}/{pair}/{setting(combination)}/seed{combination['seed']}"
     corpus = sweep.runs[f"{name}/target"].spec["corpus"]
     check_path(path)
-    spec = {"stage": "unlearn", "run": path, "model": relevant(entry["model"], "target"), **cell, "corpus": corpus}
+    spec = {"stage": "unlearn", "run": path, "model": relevant(entry["model"], "target"), **combination, "corpus": corpus}
     run = sweep.runs.setdefault(path, Run(path, spec))
     if run.spec != spec:
-        differ = [part for part in cell if run.spec[part] != spec[part]]
+        differ = [part for part in combination if run.spec[part] != spec[part]]
         raise ConfigError(
-            f"sweep: two cells with different {', '.join(differ)} have the same folder, {path}; "
+            f"sweep: two combinations with different {', '.join(differ)} have the same folder, {path}; "
             "allowed: values that differ in their first six digits"
         )
     for point in points(run.spec):
@@ -46,10 +47,10 @@ def check_path(path: str) -> None:
         )
 
 
-def needed_splits(cell: dict, model: dict) -> list[str]:
-    """Splits of the raw text that a cell's trainings read."""
+def needed_splits(combination: dict, model: dict) -> list[str]:
+    """Splits of the raw text that a combination's trainings read."""
     trained = model["kind"] != "pretrained"
-    read = cell["regularizer"]["name"] != "none" or "retain" in needs(cell)
+    read = combination["regularizer"]["name"] != "none" or "retain" in needs(combination)
     return ["forget"] + (["retain1"] if trained or read else [])
 
 

@@ -7,19 +7,19 @@ NAMED = ("lr", "weights", "epochs", "max_steps")  # always part of a path; other
 SHORT = {"gradient_checkpointing": "recompute", "compile": "compiled"}
 
 
-def setting(cell: dict) -> str:
+def setting(combination: dict) -> str:
     """The path segment that tells a run's settings: lr, weights, length, α, then whatever differs from the schema's defaults."""
-    training, parts = cell["training"], []
+    training, parts = combination["training"], []
     if "lr" in training:
         length = f"ep{training['epochs']}" if training["max_steps"] is None else f"st{training['max_steps']}"
         parts = [f"lr{training['lr']}", training["weights"], length]
-    own = {**cell["method"], **cell["regularizer"]}
+    own = {**combination["method"], **combination["regularizer"]}
     if "alpha" in own:
         parts.append(f"a{number(own['alpha'])}")
     for room, part in (("methods", "method"), ("regularizers", "regularizer")):
-        for name, schema in sorted(registry.parameters(room, cell[part]["name"]).items()):
-            if name != "alpha" and cell[part][name] != schema.get("default"):
-                parts.append(f"{name}{number(cell[part][name])}")
+        for name, schema in sorted(registry.parameters(room, combination[part]["name"]).items()):
+            if name != "alpha" and combination[part][name] != schema.get("default"):
+                parts.append(f"{name}{number(combination[part][name])}")
     for name, schema in definition("unlearning")["properties"].items():
         if name in NAMED or name not in training or "sparse" in schema or "only_with" in schema:
             continue

@@ -1,43 +1,43 @@
 """What a sweep leaves out, and why: combinations that make no sense, and models that a scheme can't hold."""
 
 from scripts.core import registry
-from scripts.core.planning.cells import needs
+from scripts.core.planning.combinations import needs
 from scripts.core.planning.plan import Run
 
 # Why a combination makes no sense, and how to tell.
 SENSELESS = [
     (
         "the method takes no regularizer",
-        lambda cell: (
-            cell["regularizer"]["name"]
-            not in registry.constants("methods", cell["method"]["name"]).get("REGULARIZERS", registry.names("regularizers"))
+        lambda combination: (
+            combination["regularizer"]["name"]
+            not in registry.constants("methods", combination["method"]["name"]).get("REGULARIZERS", registry.names("regularizers"))
         ),
     ),
     (
         "SURE chooses among the model's own weights; LoRA trains others",
-        lambda cell: cell["training"].get("saliency") and cell["training"].get("parameters") == "lora",
+        lambda combination: combination["training"].get("saliency") and combination["training"].get("parameters") == "lora",
     ),
     (
         "the method reads the whole target model, which a table of its distributions does not hold",
-        lambda cell: cell["training"].get("reference") in ("cached", "topk") and "model" in needs(cell),
+        lambda combination: combination["training"].get("reference") in ("cached", "topk") and "model" in needs(combination),
     ),
     (
         "raw logits of the target can't be had from its most likely tokens",
-        lambda cell: cell["training"].get("reference") == "topk" and "logits" in needs(cell),
+        lambda combination: combination["training"].get("reference") == "topk" and "logits" in needs(combination),
     ),
     (
         "8-bit and paged optimisers write fp32 weights, and whole ones",
-        lambda cell: (
-            cell["training"].get("optimizer")
-            and (cell["training"]["weights"] != "fp32" or str(cell["training"].get("saliency")).startswith("row"))
+        lambda combination: (
+            combination["training"].get("optimizer")
+            and (combination["training"]["weights"] != "fp32" or str(combination["training"].get("saliency")).startswith("row"))
         ),
     ),
 ]
 
 
-def senseless(cell: dict) -> str | None:
-    """Why a cell makes no sense, or None."""
-    return next((reason for reason, applies in SENSELESS if applies(cell)), None)
+def senseless(combination: dict) -> str | None:
+    """Why a combination makes no sense, or None."""
+    return next((reason for reason, applies in SENSELESS if applies(combination)), None)
 
 
 def misfit(run: Run, scheme: dict) -> str | None:

@@ -10,7 +10,7 @@ from scripts.core.storage import read_json
 
 
 def resolved(path) -> dict:
-    """The configuration in a sweep.json, with the defaults of keys that it lacks: those that decide no cell, and newer ones."""
+    """The configuration in a sweep.json, with the defaults of keys that it lacks: those that decide no run, and newer ones."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"--sweep: {str(path)!r} holds {str(content)[:80]!r}; allowed: a JSON object, as a sweep writes it")

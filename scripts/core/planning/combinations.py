@@ -1,4 +1,4 @@
-"""One cell of a block: its combination of values checked, and completed with the defaults that play a part in it."""
+"""One combination of a block's values: checked, and completed with the defaults that play a part in it."""
 
 from scripts.core import registry
 from scripts.core.planning import layers
@@ -8,7 +8,7 @@ from scripts.core.planning.config import definition, lean
 SEED = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 
 
-def check_cell(chosen: dict, key: str, config: dict) -> dict:
+def check_combination(chosen: dict, key: str, config: dict) -> dict:
     """One combination as {'corpus', 'seed', 'method': {…}, 'regularizer': {…}, 'training': {…}}, defaults filled in."""
     if not isinstance(chosen["corpus"], str) or chosen["corpus"] not in config["corpora"]:
         raise ConfigError(
@@ -85,7 +85,7 @@ def trains(method: str) -> bool:
     return registry.constants("methods", method).get("KIND") != "arithmetic"
 
 
-def needs(cell: dict) -> tuple:
-    """What a cell's method and regularizer ask for besides the forget batch: the union of their NEEDS."""
-    chosen = (("methods", cell["method"]), ("regularizers", cell["regularizer"]))
+def needs(combination: dict) -> tuple:
+    """What a combination's method and regularizer ask for besides the forget batch: the union of their NEEDS."""
+    chosen = (("methods", combination["method"]), ("regularizers", combination["regularizer"]))
     return tuple(need for room, part in chosen for need in registry.constants(room, part["name"]).get("NEEDS", ()))
