@@ -5,6 +5,8 @@ again in each forward pass with the same result, and on CPUs with bf16 instructi
 score would depend on the machine. 8-bit layers stay as they are, because they quantize activations too.
 """
 
+import copy
+
 BLOCK = 64
 STATISTICS_BLOCK = 256
 # Half way from the innermost codes to the next: FP4 (1/192 + 1/6)/2; NF4 the mean of 0.0796/2 and 0.0911/2.
@@ -48,15 +50,28 @@ def load_4bit(checkpoint, kind: str, double: bool, device):
     return load_model(checkpoint, device, config)
 
 
+def dequantized(packed, state):
+    """The fp32 weights that packed codes and their quantization state stand for, in the shape that was quantized.
+
+    Read as one row. Blocks run on across rows, but bitsandbytes' kernel for CPUs with AVX-512 begins each row with a new one (seen
+    in 0.50.2), so that a matrix whose columns are no multiple of 64 gets the scales of other blocks.
+    """
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+
+    row = copy.copy(state)
+    row.shape = torch.Size((1, state.shape.numel()))
+    return dequantize_4bit(packed, row).float().reshape(state.shape)
+
+
 def materialize(model):
     """Replace 4-bit layers by plain Linear layers that hold their dequantized fp32 weights; returns the model."""
     import torch
-    from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
 
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Linear4bit):
-            weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(torch.float32)
+            weight = dequantized(layer.weight.data, layer.weight.quant_state)
             with torch.device("meta"):
                 plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
             plain.weight = torch.nn.Parameter(weight, requires_grad=False)
@@ -75,12 +90,12 @@ def held_4bit(weight, kind: str, double: bool):
     import torch
 
     import_library()
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    from bitsandbytes.functional import quantize_4bit
 
     packed, state = quantize_4bit(
         weight.float().contiguous(), blocksize=BLOCK, quant_type=kind, compress_statistics=double, quant_storage=torch.uint8
     )
-    values = dequantize_4bit(packed, state).float()
+    values = dequantized(packed, state)
     codes = torch.stack([packed.reshape(-1) >> 4, packed.reshape(-1) & 15], 1).reshape(-1)[: weight.numel()]
     if kind == "fp4":
         codes = torch.where(codes == 8, 0, codes)

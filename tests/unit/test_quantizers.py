@@ -129,15 +129,31 @@ def test_4bit_plain_layers_compute_what_bitsandbytes_computes(checkpoints, kind)
     from scripts.quantizers import _bnb
 
     model = _bnb.load_4bit(checkpoints["bf16"], kind, False, "cpu")
-    layer = model.model.layers[0].mlp.down_proj
+    layer = model.model.layers[0].mlp.up_proj
     assert isinstance(layer, Linear4bit) and layer.weight.quant_state.blocksize == _bnb.BLOCK
     layer.support_avx512bf16_for_cpu = False  # where the CPU has such instructions, compare in fp32 all the same
-    x = torch.randn(5, 96, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         theirs = layer(x)
-    plain = _bnb.materialize(model).model.layers[0].mlp.down_proj
+    plain = _bnb.materialize(model).model.layers[0].mlp.up_proj
     assert type(plain) is torch.nn.Linear
     assert torch.equal(plain(x), theirs)
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("shape", [(64, 96), (64, 32), (40, 8), (7, 10), (5, 3), (3, 192)])
+def test_4bit_blocks_run_on_across_rows(shape, double):
+    """A matrix means what it means as one row, whatever the CPU; also with a last block that is not full."""
+    from scripts.quantizers import _bnb
+
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    values, codes, _ = _bnb.held_4bit(weight, "nf4", double)
+    row, of_row, _ = _bnb.held_4bit(weight.reshape(1, -1), "nf4", double)
+    assert torch.equal(values, row.reshape(shape)) and torch.equal(codes, of_row.reshape(shape))
+    blocks = torch.nn.functional.pad(weight.reshape(-1), (0, -weight.numel() % _bnb.BLOCK)).reshape(-1, _bnb.BLOCK)
+    scales = blocks.abs().amax(1, keepdim=True).expand_as(blocks).reshape(-1)[: weight.numel()]
+    expected = scales * torch.tensor(NF4, dtype=torch.float32)[codes.reshape(-1).long()]
+    assert np.allclose(values.reshape(-1), expected, rtol=0.06 if double else 1e-6, atol=1e-3 if double else 1e-7)
 
 
 @pytest.mark.parametrize("name", ["bnb_fp4", "bnb_nf4", "bnb_int8", "rtn"])
