@@ -19,9 +19,9 @@ def frames(scores, back):
 
 
 def cell(weights, scheme, metric="verbmem_f", **more):
-    kind, _, split = metric.partition("_")
+    kind, split = metric.split("_")[0], {"f": "forget", "r": "retain"}[metric[-1]]
     row = BASE | {"run": weights, "weights": weights, "setting": weights, "scheme": scheme, "metric": metric, "kind": kind}
-    return row | {"split": {"f": "forget", "r": "retain"}[split], "status": "ok"} | more
+    return row | {"split": split, "status": "ok"} | more
 
 
 def test_sentences_are_filled_from_the_tables():
@@ -36,12 +36,66 @@ def test_sentences_are_filled_from_the_tables():
     assert "2 unlearned models were scored" in ran and "4 scores, 1 diverged" in ran
     assert "20 % of the target" in retained and "50 % under rtn" in retained
     assert "in 1 of 2 cells" in returned and "90 % [80, 95]" in returned
-    assert "90 % with bf16 weights (1 model) and -10 % with fp32 weights" in weights and "-6.0 points" in cost
+    assert "90 % with bf16 weights (1 cell) and -10 % with fp32 weights" in weights and "-6.0 points" in cost
 
 
 def test_what_cannot_be_told_is_said():
     found = findings.sentences(*frames([cell("bf16", "full", value=1.0)], []))
     assert len(found) == 5 and all("can't be told" in one for one in found[1:])
+
+
+def share(weights, scheme, value, **more):
+    """A row of recovery whose R is `value`, of VerbMem unless said."""
+    return cell(weights, scheme, unlearned=20.0, target=100.0, R=value, R_low=value - 0.1, R_high=value + 0.1, **more)
+
+
+def test_without_a_regularizer_the_scheme_is_that_of_the_largest_recovery():
+    back = [share(w, s, r, regularizer="none") for s, low in (("nf4", 0.0), ("rtn", 0.5)) for w, r in (("bf16", low), ("fp32", 0))]
+    scores = [cell("bf16", s, "knowmem_r", value=v, regularizer="none") for s, v in (("full", 50.0), ("nf4", 1.0), ("rtn", 47.0))]
+    _, retained, _, weights, cost = findings.sentences(*frames(scores, back))
+    assert "can't be told: no model with a regularizer" in retained
+    assert "Under rtn" in weights and "50 % with bf16 weights (1 cell) and 0 % with fp32" in weights and "-3.0 points" in cost
+
+
+def test_why_no_recovery_is_known_is_not_guessed():
+    def reason(*reasons):
+        back = [cell("bf16", "rtn", run=str(i), unlearned=20.0, R_reason=one) for i, one in enumerate(reasons)]
+        return findings.sentences(*frames([], back))[2]
+
+    little = "undefined: the interval of target under the scheme minus unlearned at full precision holds 0 (-1.0 to 3.0)"
+    assert "under no scheme does the target score clearly above" in reason(little, little)
+    assert "scores that it takes are not there" in reason(little, "missing: the target under rtn is not in the sweep")
+    assert "was not scored under any scheme" in reason()
+
+
+def test_arithmetic_on_checkpoints_has_no_precision_of_weights():
+    back = [cell("bf16", "full", unlearned=20.0, target=100.0), share("bf16", "rtn", 0.9)]
+    back.append(share("", "rtn", 0.1, method="task_vector", regularizer="none"))
+    _, _, returned, weights, _ = findings.sentences(*frames([], back))
+    assert "in 1 of 2 cells" in returned and "for fewer than two precisions" in weights
+
+
+def test_models_are_counted_once_whatever_their_seeds_and_metrics():
+    scores, back = [cell("", "full", run="target", method="target", value=100.0)], []
+    for seed in (0, 1, tables.POOLED):
+        for scheme, value in (("full", 50.0), ("rtn", 50.0 - 6 * (seed == 1))):
+            scores.append(cell("bf16", scheme, "knowmem_r", run=str(seed), seed=seed, value=value))
+            scores.append(cell("bf16", scheme, "knowmem_more_r", kind="knowmem", run=str(seed), seed=seed, value=0.0))
+        rows = [share("bf16", "rtn", 0.9, seed=seed), cell("bf16", "full", unlearned=20.0, target=100.0, seed=seed)]
+        back += [row | {"metric": metric} for metric in ("verbmem_f", "verbmem_hot_f") for row in rows]
+    scores.append(cell("fp32", "full", "knowmem_r", run="2", status="diverged"))
+    ran, retained, returned, _, cost = findings.sentences(*frames(scores, back))
+    assert "(1 cell; the target under the same scheme)" in retained
+    assert ran.startswith("2 of 3 unlearned models were scored under full, rtn: 9 scores (with those of target and retrain)")
+    assert "in 1 of 1 cell (" in returned and "-3.0 points under rtn (median of 2 models)" in cost
+
+
+def test_a_cost_takes_a_model_with_both_scores():
+    scores = [cell("bf16", "full", "knowmem_r", value=50.0), cell("bf16", "rtn", "knowmem_r", status="not finite")]
+    scores += [cell("fp32", "full", "knowmem_r", status="not finite"), cell("fp32", "rtn", "knowmem_r", value=40.0)]
+    cost = findings.sentences(*frames(scores, [share("bf16", "rtn", 0.9)]))[4]
+    assert "no unlearned model has KnowMem on the retain set both at full precision and under rtn" in cost
+    assert "by which it could be chosen" in findings.sentences(*frames(scores, []))[4]
 
 
 def test_words_in_common_are_marked_and_texts_escaped():

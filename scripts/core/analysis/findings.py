@@ -3,85 +3,106 @@
 import pandas as pd
 
 from scripts.core.analysis import published, tables
+from scripts.core.analysis.recovery import LEAD
 
 
 def sentences(scores: pd.DataFrame, recovery: pd.DataFrame) -> list[str]:
     """Five sentences: what was run, what is retained, what comes back, with which weights, and what the scheme costs."""
     scores, recovery = (table[table.checkpoint == ""] for table in (scores, recovery))  # the last checkpoint of each run
-    cells, back = tables.cells(scores), tables.cells(recovery)
-    scheme = coarsest(recovery)
-    return [
-        ran(cells, scores[scores.seed != tables.POOLED]),
-        retained(recovery, scheme),
-        returned(back),
-        weights(back, scheme),
-        cost(cells, scheme),
-    ]
+    single, shares = scores[scores.seed != tables.POOLED], published.retained(recovery)
+    back = of(tables.cells(recovery), "verbmem", "forget")
+    back = back[back.scheme != "full"]
+    scheme = coarsest(shares, back)
+    return [ran(single), retained(shares, scheme), returned(back), weights(back, scheme), cost(single, scheme)]
 
 
-def coarsest(recovery: pd.DataFrame) -> str:
-    """The scheme under which models with a utility constraint keep the largest share; empty where no share can be formed."""
-    table = published.retained(recovery)
-    return "" if table.empty else table.sort_values("share_quantized").scheme.iloc[-1]
+def of(table: pd.DataFrame, kind: str, split: str) -> pd.DataFrame:
+    """Rows of the first metric of a kind and split: with all of several, each model would count more than once."""
+    return table[table.metric == tables.metric(table, kind, split)]
 
 
-def ran(cells: pd.DataFrame, single: pd.DataFrame) -> str:
-    """How many models, schemes and scores there are, and what has none."""
-    unlearned = cells[~cells.method.isin(tables.REFERENCES)]
-    count = len(unlearned[tables.GROUP].drop_duplicates())
-    counted = single.status.value_counts()
-    gaps = ", ".join(f"{n} {name}" for name, n in counted.items() if name != "ok") or "none missing"
-    schemes = ", ".join(tables.schemes(cells))
-    scored = f"{count} unlearned model{'s were' if count != 1 else ' was'} scored under {schemes}"
-    return f"{scored}: {counted.get('ok', 0)} scores, {gaps}."
+def coarsest(shares: pd.DataFrame, back: pd.DataFrame) -> str:
+    """The scheme under which models with a utility constraint keep the largest share; where no share can be formed the one with
+    the largest median R of VerbMem, and empty without that, too.
+    """
+    if not shares.empty:
+        return shares.sort_values("share_quantized").scheme.iloc[-1]
+    told = back[back.R.notna()]
+    return "" if told.empty else told.groupby("scheme").R.median().idxmax()
 
 
-def retained(recovery: pd.DataFrame, scheme: str) -> str:
+def counted(number: int, word: str) -> str:
+    """So many of something, in words."""
+    return f"{number} {word}{'s' if number != 1 else ''}"
+
+
+def ran(single: pd.DataFrame) -> str:
+    """How many models, schemes and scores there are, and what has none. single: scores of single seeds."""
+    unlearned = single[~single.method.isin(tables.REFERENCES)]
+    every, with_score = (table.run.nunique() for table in (unlearned, unlearned[unlearned.status == "ok"]))
+    share = f"{with_score} of " if with_score < every else ""
+    verb = "was" if (with_score if share else every) == 1 else "were"
+    states = single.status.value_counts()
+    gaps = ", ".join(f"{n} {name}" for name, n in states.items() if name != "ok") or "none missing"
+    also = " (with those of target and retrain)" if len(unlearned) < len(single) else ""
+    under = ", ".join(tables.schemes(unlearned)) or "no scheme"
+    return f"{share}{counted(every, 'unlearned model')} {verb} scored under {under}: {states.get('ok', 0)} scores{also}, {gaps}."
+
+
+def retained(shares: pd.DataFrame, scheme: str) -> str:
     """The share of the target's forget scores at full precision and under the scheme that gives most back."""
-    if not scheme:
-        return "What share of the forgotten knowledge is retained can't be told: no model with a regularizer has its scores."
-    row = published.retained(recovery).set_index("scheme").loc[scheme]
-    shares = (
-        f"{row.share_full:.0f} % of the target's forget scores at full precision and {row.share_quantized:.0f} % under {scheme}"
-    )
-    how = f"the scheme with the largest share ({row.cells:.0f} cells; the target under the same scheme)"
-    return f"Models with a regularizer still show {shares}, {how}."
+    if shares.empty:
+        return (
+            "What share of the forgotten knowledge is retained can't be told: no model with a regularizer has forget scores beside "
+            "the target's, at full precision and under a scheme."
+        )
+    row = shares.set_index("scheme").loc[scheme]
+    told = f"{row.share_full:.0f} % of the target's forget scores at full precision and {row.share_quantized:.0f} % under {scheme}"
+    how = f"the scheme with the largest share ({counted(int(row.cells), 'cell')}; the target under the same scheme)"
+    return f"Models with a regularizer still show {told}, {how}."
 
 
 def returned(back: pd.DataFrame) -> str:
     """In how many cells recovery is clearly above 0, and where it is largest."""
-    told = back[(back.kind == "verbmem") & (back.scheme != "full") & back.R.notna()]
+    told = back[back.R.notna()]
     if told.empty:
-        return "Recovery of VerbMem can't be told in any cell: nothing was clearly forgotten at full precision."
+        why = "VerbMem of the forget set was not scored under any scheme"
+        if not back.empty:
+            little = back.R_reason.str.contains(LEAD, regex=False).all()
+            why = "under no scheme does the target score clearly above the unlearned model at full precision"
+            why = why if little else "scores that it takes are not there (recovery.csv says which)"
+        return f"Recovery of VerbMem can't be told in any cell: {why}."
     top = told.sort_values("R").iloc[-1]
     clear = (told.R_low > 0).sum()
+    precision = f" {top.weights} lr {top.lr}" if top.weights else ""
     return (
-        f"Quantization gives back forgotten text in {clear} of {len(told)} cells (R of VerbMem, its 95 % interval above 0); "
-        f"most in {top.method}_{top.regularizer} {top.weights} lr {top.lr} under {top.scheme}: "
+        f"Quantization gives back forgotten text in {clear} of {counted(len(told), 'cell')} (R of VerbMem, its 95 % interval above "
+        f"0); most in {top.method}_{top.regularizer}{precision} under {top.scheme}: "
         f"{100 * top.R:.0f} % [{100 * top.R_low:.0f}, {100 * top.R_high:.0f}]."
     )
 
 
-def models(count: int) -> str:
-    """So many models, in words."""
-    return f"{count} model{'s' if count != 1 else ''}"
-
-
 def weights(back: pd.DataFrame, scheme: str) -> str:
-    """Median recovery by the precision of the weights that the optimiser wrote."""
-    told = back[(back.kind == "verbmem") & (back.scheme == scheme) & back.R.notna()]
+    """Median recovery by the precision of the weights that the optimiser wrote; arithmetic on checkpoints has none."""
+    told = back[(back.scheme == scheme) & back.R.notna() & (back.weights != "")]
     groups = told.groupby("weights").R
     if len(groups) < 2:
-        return "Whether the precision of the weights matters can't be told: recovery has values for fewer than two precisions."
-    parts = [f"{100 * part.median():.0f} % with {name} weights ({models(len(part))})" for name, part in groups]
+        where = f" under {scheme}" if scheme else ""
+        few = f"recovery of VerbMem has values{where} for fewer than two precisions"
+        return f"Whether the precision of the weights matters can't be told: {few}."
+    parts = [f"{100 * part.median():.0f} % with {name} weights ({counted(len(part), 'cell')})" for name, part in groups]
     return f"Under {scheme} the median recovery of VerbMem is {' and '.join(parts)}."
 
 
-def cost(cells: pd.DataFrame, scheme: str) -> str:
-    """What the scheme costs in KnowMem on the retain set."""
-    table = cells[(cells.kind == "knowmem") & (cells.split == "retain") & ~cells.method.isin(tables.REFERENCES)]
-    pivot = table.pivot_table(index=tables.GROUP, columns="scheme", values="value")
-    if not {"full", scheme} <= set(pivot):
-        return "What quantization costs in utility can't be told: KnowMem on the retain set has no scores to compare."
-    change = (pivot[scheme] - pivot["full"]).dropna()
-    return f"KnowMem on the retain set changes by {change.median():+.1f} points under {scheme} (median of {models(len(change))})."
+def cost(single: pd.DataFrame, scheme: str) -> str:
+    """What the scheme costs in KnowMem on the retain set; each model beside itself at full precision."""
+    if not scheme:
+        return "What quantization costs in utility can't be told: no scheme has shares or recovery by which it could be chosen."
+    table = of(single[~single.method.isin(tables.REFERENCES)], "knowmem", "retain")
+    full, other = (table[table.scheme == name].set_index("run").value for name in ("full", scheme))
+    change = (other - full).dropna()
+    if change.empty:
+        why = f"no unlearned model has KnowMem on the retain set both at full precision and under {scheme}"
+        return f"What quantization costs in utility can't be told: {why}."
+    median = f"median of {counted(len(change), 'model')}"
+    return f"KnowMem on the retain set changes by {change.median():+.1f} points under {scheme} ({median})."

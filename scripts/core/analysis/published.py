@@ -122,7 +122,8 @@ def retained(recovery: pd.DataFrame, full: str = "full") -> pd.DataFrame:
     the cure) that have a value under both. Seeds are pooled. `share` = Σ M(unlearned) / Σ M(target), sums over cells, the target
     under the same scheme; `mean` is the mean of the cells' own ratios (K). In %, with the number of cells and of those left out.
     """
-    table = recovery[recovery.kind.isin(["verbmem", "knowmem"]) & (recovery.regularizer != "none")]
+    names = [tables.metric(recovery, kind) for kind in ("verbmem", "knowmem")]  # the first of each kind
+    table = recovery[recovery.metric.isin(names) & (recovery.regularizer != "none")]
     if "saliency" in table:
         table = table[table.saliency.isin(["", "none"])]
     if "seed" in table:  # a sweep's own: pooled, and the last checkpoint of each run

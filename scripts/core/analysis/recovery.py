@@ -10,6 +10,8 @@ from scripts.core import registry
 from scripts.core.analysis import statistics, tables
 from scripts.core.analysis.scored import Score
 
+LEAD = "target under the scheme minus unlearned at full precision"  # the denominator of R, as reasons call it
+
 
 def tells_recovery(row: dict) -> bool:
     """Whether a metric says what is known of the forget set: its file says `RECOVERED = True`, and it reads that split."""
@@ -90,8 +92,7 @@ def recovered(score: Score, full: Score, target: Score):
     if [one.row["seed"] for one in score.seeds] != [one.row["seed"] for one in full.seeds]:
         return None, None, None, "undefined: full precision has values for other seeds"
     nats = score.row["kind"] == "perplexity"
-    name = "target under the scheme minus unlearned at full precision"
-    name += ", in nats per token," if nats else ""
+    name = LEAD + (", in nats per token," if nats else "")
     return statistics.ratio(*gains(score, full, target), name, unit=1 if nats else 100)
 
 
