@@ -1,5 +1,6 @@
 """MUSE's stopping rule: the first checkpoint that forgot as much as the retrain model, at full precision, in numerical order."""
 
+import numpy as np
 import pytest
 
 from scripts import aggregate
@@ -60,3 +61,24 @@ def test_a_checkpoint_without_a_score_is_passed_over(tmp_path):
     given = [c for name in AT for c in cells(f"{RUN}/seed0" + (f"/{name}" if name else ""), checkpoint=name)]
     found = aggregate.aggregate(reference("retrain") + given, tmp_path, stop="verbmem_f")["scores"]
     assert row(found, checkpoint=tables.STOPPED, scheme="full")["value"] == pytest.approx(30)
+
+
+def test_pools_of_picked_checkpoints_are_compared_with_their_own_full_precision(tmp_path):
+    """Where the last checkpoint is picked its path is the training's, so pools of two settings could be taken for each other's."""
+    for scheme in ("full", "bnb_nf4"):
+        put(tmp_path, "people/target", scheme, [0.9, 0.91, 0.92])
+    put(tmp_path, "people/retrain", "full", [0.5] * 3)
+    given = reference("target") + reference("retrain")
+    for setting, full in (("a", 0.2), ("b", 0.3)):
+        for seed in (0, 1):
+            for checkpoint, more in (("step9", 0.3), ("", 0)):
+                run = f"people/npo_gdr/{setting}/seed{seed}" + (f"/{checkpoint}" if checkpoint else "")
+                for scheme, gain in (("full", 0), ("bnb_nf4", 0.1)):
+                    put(tmp_path, run, scheme, np.linspace(0, 0.1, 3) + full + gain + more)
+                given += cells(run, seed=seed, setting=setting, checkpoint=checkpoint)
+    found = aggregate.aggregate(given, tmp_path, stop="verbmem_f")["recovery"]
+    found = found[(found.seed == tables.POOLED) & (found.checkpoint == tables.STOPPED)]
+    assert set(found.run) == {"people/npo_gdr/a/all", "people/npo_gdr/b/all"}
+    for setting, full in (("a", 25), ("b", 35)):
+        assert row(found, setting=setting, scheme="full").R == 0
+        assert row(found, setting=setting, scheme="bnb_nf4").R == pytest.approx(10 / (91 - full))

@@ -5,11 +5,14 @@ score at full precision is at or below that of the corpus's retrain model (Shi e
 stand in the tables once more, with `checkpoint` "stop: retrain", so that they are drawn beside those of the last checkpoint.
 """
 
+import re
 from collections import defaultdict
 from dataclasses import replace
 
 from scripts.core.analysis import tables
 from scripts.core.analysis.scored import Score, state
+
+POINT = re.compile(r"/(step|epoch)\d+$")  # how the path of a checkpoint along a training ends
 
 
 def stopped(scores: list[Score], metric: str) -> list[Score]:
@@ -31,8 +34,8 @@ def stopped(scores: list[Score], metric: str) -> list[Score]:
 
 
 def base(row: dict) -> str:
-    """Path of the training that a checkpoint belongs to."""
-    return row["run"].rsplit("/", 1)[0] if row["checkpoint"] else row["run"]
+    """Path of the training that a checkpoint belongs to; the one that was picked may be the last, whose path is the training's."""
+    return POINT.sub("", row["run"]) if row["checkpoint"] else row["run"]
 
 
 def order(name: str) -> float:
