@@ -40,7 +40,10 @@ def compare(config: dict, results) -> list[dict]:
     cells = [cell for cell in cells if recovery.tells_recovery(cell)]
     scores = [scored.load(cell, Path(results)) for cell in cells]
     scores += pooling.pooled(scores)
-    parts = {tuple(p[0].row[name] for name in ("run", "scheme", "metric")): p for p in recovery.matched(scores)}
+    parts = {}
+    for matched in recovery.matched(scores):
+        row = matched[0].row
+        parts[(row["run"], row["checkpoint"]), row["scheme"], row["metric"]] = matched  # pools of checkpoints share a path
     rows = []
     for run, metric in dict.fromkeys((run, metric) for run, _, metric in parts):
         for sets in groups:

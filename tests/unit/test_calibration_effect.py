@@ -93,3 +93,20 @@ def test_programs_write_their_tables_and_print_one(made, capsys):
     assert cells[5].startswith(f"{100 * scores['unlearn', 'q_forget'].mean():.1f} [") and "[" in cells[6]
     for arguments, said in (([*given[:2]], "needs --results and --out"), (["--tables", "/nowhere"], "does not exist")):
         assert schemes.main(arguments) == 2 and said in capsys.readouterr().err
+
+
+def test_pools_of_checkpoints_along_a_training_are_rows_of_their_own(made):
+    config, results, _ = made
+    config["sweep"][0] |= {"seed": [0, 1], "max_steps": 10, "checkpoint_at": [5]}
+    config = configuration.resolve({**config, "sweep": config["sweep"]})
+    for run in grid.plan(config).evaluated():
+        begin = 0.9 if run.stage != "unlearn" else 0.5 if run.point else 0.1
+        for scheme, gain in (("full", 0), ("q", 0.02), ("q_forget", 0.05)):
+            values = np.linspace(0, 0.01, 20) + begin + (gain if run.stage == "unlearn" else 0)
+            content = {"metric": "verbmem_f", "kind": "verbmem", "status": "ok", "value": 100 * values.mean(), "n": 20}
+            write_json(results / run.path / f"eval/{scheme}/verbmem_f.json", content | {"samples": [{"rougeL": v} for v in values]})
+    rows = [row for row in calibration_effect.compare(config, results) if row["seed"] == tables.POOLED]
+    found = {(row["checkpoint"], row["scheme"]): row["R"] for row in rows}
+    assert found == pytest.approx(
+        {("", "q"): 2 / 80, ("", "q_forget"): 5 / 80, ("step5", "q"): 2 / 40, ("step5", "q_forget"): 5 / 40}
+    )
