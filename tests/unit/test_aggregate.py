@@ -174,6 +174,22 @@ def test_privleak_is_relative_to_the_retrain_run_at_full_precision(tmp_path):
     assert np.isnan(alone["value"]) and alone.status == "missing" and "retrain run at full precision: not there" in alone.reason
 
 
+@pytest.mark.parametrize("units", [(["a"] * 8, list("bcdefghi")), (list("bcdefghi"), ["a"] * 8), None])
+def test_privleak_of_one_unit_or_text_has_no_interval(tmp_path, units):
+    """What was drawn once could not fall otherwise: an interval of width 0, or of the other texts alone, would say too little."""
+    generator = np.random.default_rng(3)
+    for run, shift in (("people/retrain", 0), (f"{RUN}/seed0", -1)):
+        forget, holdout = generator.normal(shift, 1, 8 if units else 1), generator.normal(0, 1, 8)
+        samples = {part: {"Min-40%": list(own)} for part, own in (("forget", forget), ("holdout", holdout))}
+        for part, own in zip(samples, units or (), strict=False):
+            samples[part]["unit"] = own
+        put(tmp_path, run, "full", metric="privleak", samples=samples, value=50.0, n=len(forget))
+    given = cells(f"{RUN}/seed0", ["full"], ["privleak"]) + reference("retrain", scheme_names=["full"], metrics=["privleak"])
+    found = row(program.aggregate(given, tmp_path)["scores"], method="npo")
+    assert np.isfinite(found["value"]) and np.isnan(found.low) and np.isnan(found.high) and found.interval == ""
+    assert found.reason == f"no interval: one {'unit' if units else 'sample'} of forget or of holdout texts"
+
+
 def test_seeds_are_pooled_and_absent_ones_named(tmp_path):
     generator = np.random.default_rng(4)
     arrays = {(k, s): generator.uniform(0.2 + 0.1 * k, 0.6, 25) for k in range(3) for s in SCHEMES}

@@ -41,6 +41,9 @@ def add_privleak(scores: list[Score]) -> None:
         if value is None:
             row |= scored.state("not finite", reason)
             continue
+        score.value, row["value"] = value - 1, 100 * (value - 1)
+        if min(len(set(part)) if score.units else len(part) for part in score.units or texts) < 2:
+            row["reason"] = f"no interval: one {'unit' if score.units else 'sample'} of forget or of holdout texts"
+            continue
         usable = np.where(bottom_replicates > statistics.EPS, bottom_replicates, np.nan)
-        score.value, score.replicates = value - 1, top_replicates / usable - 1
-        row["value"] = 100 * score.value
+        score.replicates = top_replicates / usable - 1
