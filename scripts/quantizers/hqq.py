@@ -2,7 +2,8 @@
 
 No calibration text: for each group of columns, the zero point (not a whole number) is fitted by half-quadratic splitting so
 that ‖W − s·(Q − z)‖_p is small for p < 1, which ignores outliers; Q = clamp(round(W/s + z), 0, 2^b − 1), with s fixed at
-(max − min)/(2^b − 1). Scales and zero points are stored in fp16, as its layers keep them.
+(max − min)/(2^b − 1). Scales and zero points are stored in fp16, as its layers keep them. The fit begins at z = −min/s, or with
+`round_zero` at the nearest whole number, as hqq's own configuration for 4 bits has it.
 """
 
 from scripts.core.weights import quantization
@@ -11,6 +12,7 @@ from scripts.quantizers import _artifact
 PARAMETERS = {
     "bits": {"type": "integer", "enum": [2, 3, 4, 8], "default": 4, "description": "bits per code"},
     "group": {"type": "integer", "minimum": 8, "default": 64, "description": "columns that share a scale and zero point"},
+    "round_zero": {"type": "boolean", "default": False, "description": "begin the fit at whole zero points (hqq's own for 4 bits)"},
 }
 ENVIRONMENT = "hqq"
 ARTIFACT = True
@@ -47,7 +49,7 @@ def quantize(checkpoint, scheme: dict, windows, out, device: str) -> None:
             for key in wanted & set(file.keys()):
                 weight = file.get_tensor(key).float()
                 settings = dict(nbits=scheme["bits"], group_size=scheme["group"], axis=1, bitpack=False, device=device)
-                codes, meta = Quantizer.quantize(weight, **settings)
+                codes, meta = Quantizer.quantize(weight, **settings, round_zero=scheme.get("round_zero", False))
                 layer, rows = key.removesuffix(".weight"), len(weight)
                 stored[f"{layer}.codes"] = _formats.pack(codes.reshape(weight.shape), scheme["bits"]).cpu()
                 stored[f"{layer}.scale"] = meta["scale"].reshape(rows, -1).half().cpu()

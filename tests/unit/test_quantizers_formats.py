@@ -1,5 +1,8 @@
 """Stored formats: packing against plain Python integers, and a library's bytes against that library's own code."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -104,3 +107,22 @@ def test_every_quantizer_tells_its_values():
     for name in registry.names("quantizers"):
         artifact = registry.constants("quantizers", name).get("ARTIFACT")
         assert hasattr(registry.load("quantizers", name), "stored" if artifact else "held"), name
+
+
+@pytest.mark.parametrize("given", [{}, {"round_zero": True}])
+def test_hqq_is_told_where_its_fit_begins(tmp_path, monkeypatch, given):
+    asked = []
+
+    class Quantizer:
+        @staticmethod
+        def quantize(weight, **settings):
+            asked.append(settings)
+            return torch.zeros_like(weight), {"scale": torch.ones(8, 1), "zero": torch.zeros(8, 1)}
+
+    for name, content in {"hqq": {}, "hqq.core": {}, "hqq.core.quantize": {"Quantizer": Quantizer}}.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
+    save_file({"model.layers.0.mlp.up_proj.weight": np.zeros((4, 16), np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / "out").mkdir()
+    registry.load("quantizers", "hqq").quantize(tmp_path, {"bits": 4, "group": 8} | given, [], tmp_path / "out", "cpu")
+    assert [settings["round_zero"] for settings in asked] == [given.get("round_zero", False)]
+    assert "round_zero" in registry.parameters("quantizers", "hqq")
