@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from scripts.core import process, registry
+from scripts.core.analysis import recovery as recovered
 from scripts.core.analysis import tables
 
 LABELS = ["corpus", "method", "regularizer"]
@@ -28,10 +29,15 @@ def known(row_values: pd.Series, kind: str) -> pd.Series:
     return -np.log(row_values) if kind == "perplexity" else row_values
 
 
+def tells(row) -> bool:
+    """Whether a row's metric tells what is known of the forget set, so that it has an R."""
+    return recovered.tells_recovery({"kind": row.kind, "split": row.split})
+
+
 def alike(scores: pd.DataFrame, recovery: pd.DataFrame, like: list[str], by: str, within: float = WITHIN) -> list[dict]:
     """Rows of COLUMNS. ValueError for a setting or a metric that the tables don't have."""
     table = tables.cells(scores[scores.checkpoint == ""])
-    forget = table[(table.split == "forget") & (table.kind != "privleak")].metric.unique().tolist()
+    forget = [row.metric for row in table.drop_duplicates("metric").itertuples() if tells(row)]
     if by not in forget:
         raise ValueError(f"--by: {by!r} is not a forget metric of these scores; allowed: {', '.join(forget)}")
     cells = table[~table.method.isin(tables.REFERENCES)].copy()
@@ -45,6 +51,8 @@ def alike(scores: pd.DataFrame, recovery: pd.DataFrame, like: list[str], by: str
     shares = tables.cells(recovery[recovery.checkpoint == ""]).set_index(key)[SHARES]
     cells = cells.join(shares, on=key)
     whole = cells[(cells.scheme == "full") & (cells.metric == by)]
+    if whole.empty:
+        raise ValueError(f"--by: no unlearned cell has {by!r} at full precision; allowed: tables of a sweep with the scheme full")
     kind, made = whole.kind.iloc[0], []
     forgot = (known(whole.target, kind) - known(whole.value, kind)).set_axis(pd.MultiIndex.from_frame(whole[tables.GROUP]))
     for group, part in cells.groupby(LABELS, sort=False):
@@ -74,20 +82,20 @@ def shown(rows: list[dict]) -> str:
         lines.append(f"{group[0]}: {group[1]}_{group[2]}, cells that forget like {group[3]}\n")
         for metric in dict.fromkeys(part.metric):
             one = part[part.metric == metric]
-            several = one.iloc[0].split == "forget"
-            heads = [f"{name}{', R in %' if several and name != 'full' else ''}" for name in order]
+            share = tells(one.iloc[0])
+            heads = [f"{name}{', R in %' if share and name != 'full' else ''}" for name in order]
             lines += [f"| {tables.title(one, metric)} | forgotten | {' | '.join(heads)} |", "| --- " * (2 + len(order)) + "|"]
             aim = one.drop_duplicates("scheme").set_index("scheme").target
             lines.append(f"| target | 0 % | {' | '.join(number(aim.get(name, float('nan'))) for name in order)} |")
             for setting, cell in one.groupby("setting", sort=False):
-                entries = [entry(row, several) for row in (cell[cell.scheme == name] for name in order)]
+                entries = [entry(row, share) for row in (cell[cell.scheme == name] for name in order)]
                 lines.append(f"| {setting} | {100 * cell.forgotten.iloc[0]:.0f} % | {' | '.join(entries)} |")
             lines.append("")
     return "\n".join(lines)
 
 
 def entry(row: pd.DataFrame, share: bool) -> str:
-    """A score with its interval; under a scheme and on the forget set, R in %."""
+    """A score with its interval; under a scheme, where `share` says so, R in %."""
     if row.empty:
         return "–"
     row = row.iloc[0]

@@ -47,6 +47,25 @@ def test_the_table_shows_recovery_on_the_forget_set_and_scores_on_the_retain_set
     assert "| KnowMem, retain set | forgotten | full | rtn |" in text and "| fp32 | 110 % | 50.0 [50.0, 50.0]" in text
 
 
+def test_a_metric_that_tells_no_knowledge_of_the_forget_set_shows_scores(sweep):
+    """Fluency of text that begins as forget text does has no R, and what was forgotten can't be told by it."""
+    scores, back = sweep
+    more = [row(name, scheme, "fluency_f", 500.0) for name in ("target", "bf16") for scheme in ("full", "rtn")]
+    both = tables.frame([*scores.to_dict("records"), *more], columns.SCORES)
+    text = alike.shown(alike.alike(both, back, ["bf16"], "ppl_f"))
+    assert (
+        "| fluency_f, forget set | forgotten | full | rtn |" in text and "| bf16 | 100 % | 500.0 [500.0, 500.0] | 500.0 [" in text
+    )
+    with pytest.raises(ValueError, match="allowed: ppl_f$"):
+        alike.alike(both, back, ["bf16"], "fluency_f")
+
+
+def test_without_full_precision_nothing_is_told(sweep):
+    scores, back = sweep
+    with pytest.raises(ValueError, match="no unlearned cell has 'ppl_f' at full precision"):
+        alike.alike(scores[scores.scheme != "full"], back, ["bf16"], "ppl_f")
+
+
 def test_the_program_writes_its_rows_and_refuses_unknown_names(sweep, tmp_path, capsys):
     for name, table in zip(("scores", "recovery"), sweep, strict=True):
         tables.write(table, tmp_path / f"{name}.csv")
