@@ -13,8 +13,8 @@ setting (all its seeds) left out. Within the cells that a fit sees, the strength
 settings. R² = 1 − Σ(R − R̂)²/Σ(R − mean R)² over the cells; calibration is the line R = intercept + slope · R̂. Intervals are 95 %
 bootstrap intervals over runs (a run's schemes are drawn together), the predictions being kept.
 
-Only cells whose R is defined and known to within `--width` (length of its interval) are fitted and scored; the others are
-counted. R is a ratio: of a run that hardly forgot, it says nothing.
+Only cells whose R is defined and known to within `--width` (length of its interval), and whose weights moved, are fitted and
+scored; the others are counted. R is a ratio: of a run that hardly forgot, it says nothing.
 """
 
 import argparse
@@ -145,7 +145,9 @@ def predict(recovery: pd.DataFrame, mechanism: pd.DataFrame, width: float = WIDT
     kinds = everything.drop_duplicates("metric").set_index("metric").kind
     for metric in sorted(kinds.index, key=lambda metric: KINDS.index(kinds[metric])):
         of_metric = everything[everything.metric == metric]
-        table = of_metric[of_metric.R.notna() & (of_metric.R_high - of_metric.R_low <= width)].reset_index(drop=True)
+        usable = of_metric.R.notna() & (of_metric.R_high - of_metric.R_low <= width)
+        usable &= of_metric[WEIGHTS].notna().all(axis=1)  # of a run whose weights did not move there are no shares
+        table = of_metric[usable].reset_index(drop=True)
         for split in SPLITS:
             for predictor in PREDICTORS:
                 label = {"metric": metric, "kind": of_metric.kind.iloc[0], "left_out": split, "predictor": predictor}

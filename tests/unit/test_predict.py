@@ -68,6 +68,9 @@ def test_cells_without_a_usable_recovery_are_counted_and_too_few_are_said(tmp_pa
     found = fits(predict.predict(recovery, mechanism))
     assert found["method", "weights"]["cells"] == 34 and found["method", "weights"]["unused"] == 2
     assert found["method", "gradient"]["reason"] == "no gradient: mechanism.gradient is off"
+    still = mechanism.assign(**{name: mechanism[name].where(mechanism.run != mechanism.run[9]) for name in ("kept", "noise_ratio")})
+    found = fits(predict.predict(recovery, still))  # a run whose weights did not move at all
+    assert found["method", "weights"]["cells"] == 31 and found["method", "weights"]["unused"] == 5
     tables.write(recovery.head(8), tmp_path / "recovery.csv")
     tables.write(mechanism.reindex(columns=columns.MECHANISM), tmp_path / "mechanism.csv")
     assert predict.main(["--tables", str(tmp_path)]) == 0
