@@ -5,6 +5,7 @@ row names what its cell changes. Steps and epochs are no ingredients: they follo
 """
 
 from scripts.core.analysis import columns, style, tables
+from scripts.core.analysis.recovery import LEAD
 from scripts.figures import _panels as panels
 
 TABLES = ["scores", "recovery"]
@@ -112,9 +113,9 @@ def recovered(axis, rows, looks) -> None:
     for y, (_, cells) in enumerate(rows):
         others = [row for scheme, row in cells.items() if scheme != "full"]
         if others and all(row.R != row.R for row in others):
-            word = others[0].R_reason.split(":")[0] or others[0].status
-            axis.text(2, y, {"undefined": "too little forgotten to tell"}.get(word, word), va="center", color=style.GREY,
-                      fontsize=style.SMALL)  # fmt: skip
+            little = all(LEAD in row.R_reason for row in others)
+            word = "too little forgotten to tell" if little else others[0].R_reason.split(":")[0] or others[0].status
+            axis.text(2, y, word, va="center", color=style.GREY, fontsize=style.SMALL)
     axis.set_xlim(-110, 150)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_yticks(range(len(rows)), [""] * len(rows))

@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.patches import Rectangle
 
 from scripts.core.analysis import style, tables
+from scripts.core.analysis.recovery import LEAD
 from scripts.figures import _panels as panels
 
 TABLES = ["recovery"]
@@ -101,7 +102,7 @@ def explain(rows, names, lines) -> list[str]:
     kinds = [kind for kind in dict.fromkeys(rows.interval) if kind]
     said = ["Brackets: 95 % bootstrap intervals over " + " / ".join(kinds)] if kinds and lines == 2 else []
     empty = rows[rows.R.isna()]
-    undefined = empty[empty.R_reason.str.startswith(UNDEFINED)]
+    undefined = empty[empty.R_reason.str.contains(LEAD, regex=False)]
     if len(undefined):
         said.append(
             f"{UNDEFINED} ({len(undefined)} of {len(rows)} cells): too little to recover: the target under the scheme is not"

@@ -53,6 +53,24 @@ def test_recovery_heatmap_prints_numbers_intervals_and_why_not():
     assert len(many.texts) == 12 * 9 * 2
 
 
+@pytest.mark.parametrize(
+    ("reason", "little"),
+    [
+        ("undefined: the interval of target under the scheme minus unlearned at full precision holds 0 (-1.0 to 3.0)", True),
+        ("undefined: full precision was scored on another number of samples", False),
+    ],
+)
+def test_only_where_the_denominator_says_so_too_little_was_forgotten(reason, little):
+    table = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], diverged=())["recovery"]
+    none = table.assign(R_reason=np.where(table.weights == "bf16", reason, ""))
+    none.loc[none.weights == "bf16", ["R", "R_low", "R_high"]] = np.nan
+    made = {"recovery": none, "scores": MADE["usual"]["scores"]}
+    rows = [text.get_text() for text in drawn("ingredients", made).axes[1].texts]
+    assert rows == ["too little forgotten to tell" if little else "undefined"]
+    said = " ".join(" ".join(text.get_text() for text in words(drawn("recovery_heatmap", made))).split())
+    assert ("too little to recover" in said) == little and ("on another number of samples" in said) != little
+
+
 @pytest.mark.parametrize("case", ["usual", "hundreds"])
 def test_forget_vs_utility_joins_full_and_quantized(case):
     made = MADE[case]
