@@ -67,7 +67,7 @@ def ticks(rates) -> tuple[list[float], list[str]]:
 
 
 def panel(axis, rows, looks) -> None:
-    """Every cell as a mark with its interval, and per scheme a line through the means at each learning rate."""
+    """Every cell as a mark with its interval, and per scheme a line through the means of last checkpoints at each learning rate."""
     for scheme, look in looks.items():
         own = rows[rows.scheme == scheme].sort_values("rate")
         if not len(own):
@@ -77,5 +77,5 @@ def panel(axis, rows, looks) -> None:
             own.rate.tolist(), own["value"].tolist(), yerr=panels.arms(cells), **look,
             linestyle="none", elinewidth=0.5, label=f"_{scheme}",
         )  # fmt: skip
-        means = own.groupby("rate")["value"].mean()
+        means = own[own.checkpoint == ""].groupby("rate")["value"].mean()
         axis.plot(means.index.tolist(), means.tolist(), color=look["color"], label=f"_mean {scheme}")

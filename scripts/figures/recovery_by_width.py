@@ -10,7 +10,7 @@ def draw(tables_):
     """Figure of `tables_["recovery"]`; one panel per family and precision of weights, x hidden size (log), y R (%)."""
     rows = panels.unlearned(tables_["recovery"])
     metrics = panels.forget_metrics(rows)[:1]
-    rows = rows[rows.metric.isin(metrics)]
+    rows = rows[rows.metric.isin(metrics) & (rows.checkpoint == "")]  # two marks of one width would join to a line
     widths = {key: float(row.hidden) for key, row in zip(panels.key_column(rows), rows.itertuples(), strict=True) if known(row)}
     if len(set(widths.values())) < 2:
         return style.empty(panels.NOTHING.format("no unlearned models of two hidden sizes"))

@@ -199,3 +199,17 @@ def test_learning_rates_plot_every_score_at_its_rate():
             points = bars(axis, f"_{scheme}")
             assert [x for x, _ in points] == pytest.approx([1e-5, 2e-5, 3e-5])
             assert [y for _, y in points] == pytest.approx(values(made, weights=weights, metric="verbmem_f", scheme=scheme))
+
+
+def test_a_picked_checkpoint_enters_no_mean_and_no_line():
+    """It is a second mark of a cell whose last checkpoint is there already."""
+    made = make([("npo", "gdr", "bf16")], corpora=("w1", "w2"), diverged=())
+    made["recovery"]["hidden"] = made["recovery"].corpus.map({"w1": "64", "w2": "128"})
+    both = {name: pd.concat([made[name], made[name].assign(checkpoint=tables.STOPPED)]) for name in ("scores", "recovery")}
+    both["scores"].loc[both["scores"].checkpoint == tables.STOPPED, "value"] += 5
+
+    def lines(tables_):
+        (line,) = [line for line in drawn("learning_rates", tables_).axes[0].lines if line.get_label() == "_mean full"]
+        return list(line.get_ydata()), bars(drawn("recovery_by_width", tables_).axes[0], "_bnb_fp4")
+
+    assert lines(both) == lines(made)
