@@ -96,7 +96,8 @@ def quantize(run: Path, corpus: Path, scheme: dict, out: Path, device: str | Non
             "allowed: --checkpoint FOLDER, made by python -m scripts.export RUN FOLDER"
         )
     plugin = registry.load("quantizers", kind)
-    plugin.check(scheme, storage.read_json(checkpoint / "config.json"))
+    if hasattr(plugin, "check"):
+        plugin.check(scheme, storage.read_json(checkpoint / "config.json"))
     device = device or devices.pick(kind, facts["HARDWARE"])
     windows, calibration = windows_of(scheme, corpus, checkpoint) if "calibration" in facts["PARAMETERS"] else ([], None)
     if hasattr(plugin, "prepare"):

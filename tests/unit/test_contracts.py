@@ -42,6 +42,8 @@ BAD = {
     "no environment": ("quantizers", SCHEME.replace("ENV", "OF_ENV") + LOAD + DESCRIBE, "ENVIRONMENT is missing"),
     "no description": ("quantizers", SCHEME + LOAD, "has no function describe"),
     "nothing that makes it": ("quantizers", SCHEME.replace("False", "True") + LOAD + DESCRIBE, "has no function quantize"),
+    "a check that can't be called": ("quantizers", SCHEME + LOAD + DESCRIBE + "def check(scheme): ...\n", "check() takes 1"),
+    "a metric's check": ("metrics", METRIC + EVALUATE + RESCORE + "def check(settings): ...\n", "check() takes 1 arguments"),
     "no version": ("metrics", "PARAMETERS = {}\n" + EVALUATE + RESCORE, "VERSION is missing"),
     "no rescoring": ("metrics", METRIC + EVALUATE, "has no function rescore"),
     "no table": ("figures", "def draw(tables): ...\n", "TABLES is missing"),

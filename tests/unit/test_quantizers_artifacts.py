@@ -255,6 +255,11 @@ def test_diverged_run_gives_a_folder_that_says_so(run, tmp_path):
         registry.load("quantizers", "awq").load(run / "checkpoint", settings("awq"), "cpu", tmp_path / "out")
 
 
+def test_a_plugin_may_do_without_check(run, tmp_path, monkeypatch):
+    monkeypatch.delattr("scripts.quantizers.awq.check")
+    assert quantize.quantize(run, run / "corpus", settings("awq"), tmp_path / "out", "cpu")["status"] == "ok"
+
+
 def test_help_lists_every_scheme(capsys):
     with pytest.raises(SystemExit):
         quantize.main(["--help"])

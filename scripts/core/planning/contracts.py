@@ -28,6 +28,7 @@ LITERALS = {  # of each room: schema of what stands in capitals
     "corpora": {},
     "figures": {"TABLES": TEXTS | {"minItems": 1}},
 }
+MAY_HAVE = {"quantizers": ("check", "held", "stored"), "metrics": ("check",)}  # functions, of two arguments each
 OPTIONAL = {
     "methods": {"TRAINING": TEXTS, "REGULARIZERS": TEXTS, "PARTS": {"type": "integer"}, "SEVERAL_GPUS": {"type": "boolean"}},
     "quantizers": {"SERVED": {"type": "boolean"}},
@@ -84,18 +85,19 @@ def check_parameter(room: str, name: str, schema, key: str, found: dict) -> None
 
 
 def functions(room: str, found: dict) -> dict[str, tuple]:
-    """{function: (arguments that are given by position, those that are given by name)} that a plugin must have."""
+    """{function: (arguments given by position, those given by name)} that a plugin must have, and of MAY_HAVE what it has."""
     parameters = list(found.get("PARAMETERS", {}))
     if room == "methods" and found["KIND"] == "arithmetic":
         return {"combine": (3, parameters + list(found.get("TRAINING", ())))}
     if room in ("methods", "regularizers"):
         loss = (3, [name for name in parameters if room == "methods" or name != "alpha"])
         return {"loss": loss, "keep": loss} if room == "methods" and "retain" in found["NEEDS"] else {"loss": loss}
+    optional = {name: (2, []) for name in MAY_HAVE.get(room, ()) if name in found["__functions__"]}
     if room == "quantizers":
-        own = {"load": (3, ["artifact"] if found["ARTIFACT"] else []), "describe": (2, [])}
+        own = {"load": (3, ["artifact"] if found["ARTIFACT"] else []), "describe": (2, [])} | optional
         return own | {"quantize": (5, [])} if found["ARTIFACT"] else own
     return {
-        "metrics": {"evaluate": (3, []), "rescore": (1, [])},
+        "metrics": {"evaluate": (3, []), "rescore": (1, []), **optional},
         "corpora": {"check": (1, []), "build": (2, [])},
         "figures": {"draw": (1, [])},
     }[room]
