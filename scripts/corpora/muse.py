@@ -3,7 +3,8 @@
 The hub data sets muse-bench/MUSE-News and muse-bench/MUSE-Books have the configs raw, knowmem, verbmem and privleak. A
 local folder has the same names as files, e.g. raw/forget.json, each a list: of strings for raw and privleak, of
 objects for the others. What `splits` and `tasks` list is taken and must be there; what they leave out need not exist,
-so that a folder without retain text can still be evaluated on.
+so that a folder without retain text can still be evaluated on. A folder may have raw/pretrain.json, too, other text on which a
+model is trained from scratch; MUSE has none.
 
 Entries may say to which unit (an article, a chapter, a person) they belong, all of a file or none: objects by a key `unit`,
 strings by a list as long in units/, e.g. units/raw/forget.json; a hub data set by a column `unit`. MUSE itself has none.
@@ -30,11 +31,11 @@ PARAMETERS = {
     },
     "splits": {
         "type": "array",
-        "items": {"enum": ["forget", "retain1", "retain2", "holdout"]},
+        "items": {"enum": ["forget", "retain1", "retain2", "holdout", "pretrain"]},
         "default": ["forget", "retain1", "retain2", "holdout"],
         "minItems": 1,
         "uniqueItems": True,
-        "description": "splits of raw to take; training needs forget and retain1",
+        "description": "splits of raw to take; training needs forget and retain1, a model of kind scratch also pretrain",
     },
     "tasks": {
         "type": "array",

@@ -236,6 +236,15 @@ def test_split_that_a_cell_needs_is_left_out(tmp_path):
         check(config)
 
 
+def test_a_local_corpus_for_a_model_from_scratch_has_text_to_pretrain_on(tmp_path):
+    config = muse_folder(tmp_path, forget='["a"]', retain1='["a"]', pretrain='["a"]')
+    config["corpora"]["people"] |= {"model": MICRO["corpora"]["people"]["model"], "max_length": 64}
+    with pytest.raises(ConfigError, match=r"corpora.people.splits: .*lacks 'pretrain', which ga with none needs"):
+        check(config)
+    config["corpora"]["people"]["splits"].append("pretrain")
+    assert check(config).cells
+
+
 def test_hub_source_while_offline(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = changed("corpora/people", MUSE | {"source": "no-such-owner/no-such-set"})

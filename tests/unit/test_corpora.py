@@ -119,6 +119,9 @@ def test_a_local_folder_is_taken_as_it_is(tmp_path):
     source = layout(tmp_path / "source", **{"raw/holdout": None, "verbmem/retain": None})
     muse.build(filled("muse", source=str(source), splits=["forget", "retain1"], tasks=["verbmem"]), tmp_path / "out")
     assert set(content(tmp_path / "out")) == {"raw/forget.json", "raw/retain1.json", "verbmem/forget.json"}
+    (source / "raw/pretrain.json").write_text('["other text"]')
+    muse.build(filled("muse", source=str(source), splits=["forget", "pretrain"], tasks=[]), tmp_path / "more")
+    assert set(content(tmp_path / "more")) == {"raw/forget.json", "raw/pretrain.json"}
 
 
 @pytest.mark.parametrize(

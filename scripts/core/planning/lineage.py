@@ -51,7 +51,7 @@ def needed_splits(combination: dict, model: dict) -> list[str]:
     """Splits of the raw text that a combination's trainings read."""
     trained = model["kind"] != "pretrained"
     read = combination["regularizer"]["name"] != "none" or "retain" in needs(combination)
-    return ["forget"] + (["retain1"] if trained or read else [])
+    return ["forget"] + ["retain1"] * (trained or read) + ["pretrain"] * (model["kind"] == "scratch")
 
 
 def references(sweep: Plan, name: str) -> None:
