@@ -60,7 +60,8 @@ def rescore(content: dict) -> dict:
     made = plugin.rescore(content)
     # A top-level aggregate may be absent from a file of another origin; what is there has to agree in every part.
     gap = max((difference(part, content[key]) for key, part in made.items() if key in content), default=math.inf)
-    mean = made["mean"]["rougeL"] if isinstance(made["mean"], dict) else made["mean"]
+    mean = made.get("mean", made["value"] / 100)
+    mean = mean["rougeL"] if isinstance(mean, dict) else mean
     return {"n": made["n"], "mean": mean, "max_abs_diff": gap}
 
 

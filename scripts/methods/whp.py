@@ -16,7 +16,6 @@ PARAMETERS = {
 }
 NEEDS = ("reinforced",)
 KIND = "arithmetic"
-REGULARIZERS = ["none"]
 TRAINING = []
 PARTS = 2
 

@@ -103,6 +103,12 @@ def test_metric_file_and_diverged_file(tmp_path, capsys):
     assert lines(capsys, tmp_path / "zero.json")[0] == 1  # a failed run with the score 0
 
 
+def test_a_metric_of_ones_own_need_not_tell_a_mean(monkeypatch):
+    monkeypatch.setattr("scripts.metrics.knowmem.rescore", lambda content: {"value": 50.0, "n": 2})
+    found = rescore.rescore({"kind": "knowmem", "value": 50.0, "n": 2})
+    assert found == {"n": 2, "mean": 0.5, "max_abs_diff": 0.0}
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -67,6 +67,8 @@ def test_a_method_a_scheme_and_a_metric_are_one_file_each(finished, tmp_path):
     scores = {row["scheme"]: row for row in rows(copy / "results/extended/scores.csv") if row["method"] == "flatten"}
     assert scores["sign"]["low"] and scores["sign"]["high"], scores["sign"]["reason"]
     assert [row["scheme"] for row in rows(copy / "results/extended/recovery.csv") if row["metric"] == "exact_f"] == ["full", "sign"]
+    rescored = [sys.executable, "-m", "scripts.rescore", str(run / "eval/full/exact_f.json")]
+    assert subprocess.run(rescored, cwd=copy, capture_output=True).returncode == 0
     assert 1 < sign["bits_per_weight"] < full["bits_per_weight"] == 16
 
 

@@ -30,7 +30,7 @@ LITERALS = {  # of each room: schema of what stands in capitals
 }
 MAY_HAVE = {"quantizers": ("check", "held", "stored"), "metrics": ("check",)}  # functions, of two arguments each
 OPTIONAL = {
-    "methods": {"TRAINING": TEXTS, "REGULARIZERS": TEXTS, "PARTS": {"type": "integer"}, "SEVERAL_GPUS": {"type": "boolean"}},
+    "methods": {"TRAINING": TEXTS, "PARTS": {"type": "integer"}, "SEVERAL_GPUS": {"type": "boolean"}},
     "quantizers": {"SERVED": {"type": "boolean"}},
     "metrics": {"RECOVERED": {"type": "boolean"}, "ENGINE": {"enum": ["transformers", "vllm"]}},
 }

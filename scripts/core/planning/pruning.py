@@ -1,17 +1,14 @@
 """What a sweep leaves out, and why: combinations that make no sense, and models that a scheme can't hold."""
 
 from scripts.core import registry
-from scripts.core.planning.combinations import needs
+from scripts.core.planning.combinations import needs, trains
 from scripts.core.planning.plan import Run
 
 # Why a combination makes no sense, and how to tell.
 SENSELESS = [
     (
-        "the method takes no regularizer",
-        lambda combination: (
-            combination["regularizer"]["name"]
-            not in registry.constants("methods", combination["method"]["name"]).get("REGULARIZERS", registry.names("regularizers"))
-        ),
+        "the method trains nothing, so it takes no regularizer",
+        lambda combination: not trains(combination["method"]["name"]) and combination["regularizer"]["name"] != "none",
     ),
     (
         "SURE chooses among the model's own weights; LoRA trains others",
