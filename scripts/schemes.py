@@ -91,11 +91,11 @@ def number(row) -> str:
 
 
 def share(row, scheme: str) -> str:
-    """A recovery in percent with its interval; full precision has none."""
+    """A recovery in percent with its interval, or why there is none in a word; full precision has none."""
     if row is None or scheme == "full":
         return ""
     if row.R != row.R:
-        return "undefined"
+        return row.R_reason.split(":")[0] or row.status
     value, low, high = (f"{round(100 * bound)}" for bound in (row.R, row.R_low, row.R_high))  # never "-0"
     return f"{value} [{low}, {high}]"
 

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,6 +94,12 @@ def test_programs_write_their_tables_and_print_one(made, capsys):
     assert cells[5].startswith(f"{100 * scores['unlearn', 'q_forget'].mean():.1f} [") and "[" in cells[6]
     for arguments, said in (([*given[:2]], "needs --results and --out"), (["--tables", "/nowhere"], "does not exist")):
         assert schemes.main(arguments) == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reason", ["undefined: the interval of …", "diverged: the unlearned run (diverged at step 7)", ""])
+def test_a_recovery_that_is_not_there_is_named(reason):
+    row = SimpleNamespace(R=float("nan"), R_reason=reason, status="missing")
+    assert schemes.share(row, "q") == (reason.split(":")[0] or "missing") and schemes.share(row, "full") == ""
 
 
 def test_pools_of_checkpoints_along_a_training_are_rows_of_their_own(made):
