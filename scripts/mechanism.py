@@ -16,7 +16,7 @@ from scripts.core import devices, process, registry
 from scripts.core.provenance import Provenance
 from scripts.core.storage import digest, read_json, write_json
 
-VERSION = 1
+VERSION = 2
 OUTPUT = "mechanism.json"
 
 
@@ -81,7 +81,8 @@ def compute(run: Path, target: Path, schemes: list[dict], corpus: Path | None) -
     modules, parts = {}, {name: {} for name in quantizers}
     matrices = set(after.matrices())
     for name in sorted(after.names()):
-        layer, old, new = name.removesuffix(".weight"), before.get(name), after.get(name)
+        # In the run's type, which unlearning started from: to store a target in fewer bits is no update.
+        layer, old, new = name.removesuffix(".weight"), before.get(name, after.headers[name]["dtype"]), after.get(name)
         gradient = gradients.pop(name, None)
         modules[layer] = {"quantized": layer in matrices} | update.of_update(old, new, gradient)
         for scheme, quantizer in quantizers.items():
@@ -111,9 +112,12 @@ class Tensors:
 
         return matrices(self.headers)
 
-    def get(self, name: str):
-        """One tensor, fp32 on the CPU."""
-        return self.source.tensor(name).float()
+    def get(self, name: str, kind: str | None = None):
+        """One tensor, fp32 on the CPU; rounded to `kind` first (a type as safetensors names it)."""
+        from scripts.core.weights.delta import torch_type
+
+        tensor = self.source.tensor(name)
+        return (tensor.to(torch_type(kind)) if kind else tensor).float()
 
 
 class Quantizer:

@@ -221,6 +221,24 @@ def test_a_difference_reads_like_whole_weights(results, tmp_path):
     assert call(tmp_path / "packed", ["tensor"], out=tmp_path / "packed.json") == whole
 
 
+def test_to_store_a_target_in_fewer_bits_is_no_update(results, tmp_path):
+    """A target in fp32, and a run of it in bf16 that changed one row of one matrix."""
+    content = load_file(results / "target/checkpoint/model.safetensors")
+    draw, layer = torch.Generator().manual_seed(0), "model.layers.0.mlp.up_proj"
+    target = {name: t.float() * (1 + 1e-3 * torch.randn(t.shape, generator=draw)) for name, t in content.items()}
+    run = {name: t.bfloat16() for name, t in target.items()}
+    run[f"{layer}.weight"][3] *= -1
+    for name, tensors in (("target", target), ("run", run)):
+        (tmp_path / name / "checkpoint").mkdir(parents=True)
+        save_file(tensors, tmp_path / name / "checkpoint/model.safetensors")
+        (tmp_path / name / "outcome.json").write_text(json.dumps({"status": "done", "weights": name}))
+    (tmp_path / "tensor.json").write_text((results / "tensor.json").read_text())
+    found = call(tmp_path, ["tensor"], out=tmp_path / "mechanism.json")
+    changed = {name: module["changed"] for name, module in found["modules"].items() if module["changed"]}
+    assert changed == {layer: run[f"{layer}.weight"].shape[1]}
+    assert {name for name, module in found["schemes"]["tensor"]["modules"].items() if module["values"]} == {layer}
+
+
 def test_gradient_is_that_of_the_forget_loss(results):
     from scripts.core.training import batching
     from scripts.core.weights.models import load_model, load_tokenizer
