@@ -53,6 +53,12 @@ def test_every_plugin_is_described(room):
     assert [name for name in registry.names(room) if f"`{name}`" not in page] == []
 
 
+def test_every_library_of_the_main_environment_has_a_reason():
+    asked = re.findall(r"^([\w-]+)==", (ROOT / "envs/train.in").read_text(), re.M)
+    page = (ROOT / "docs/libraries.md").read_text()
+    assert asked and [name for name in asked if name.replace("_", "-") not in page] == []
+
+
 def test_every_target_of_make_is_in_the_readme_and_has_a_help_text():
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     readme = (ROOT / "README.md").read_text()
