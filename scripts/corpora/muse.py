@@ -107,6 +107,11 @@ def wanted(settings: dict) -> list[tuple[str, str]]:
     return found
 
 
+def files(settings: dict) -> list[str]:
+    """The same as names below the corpus's data, e.g. "raw/forget"."""
+    return [f"{config}/{split}" for config, split in wanted(settings)]
+
+
 def _local(source: str, config: str, split: str, key: str) -> list:
     path = Path(source) / config / f"{split}.json"
     if not path.is_file():

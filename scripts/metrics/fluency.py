@@ -31,6 +31,11 @@ WORD = re.compile(r"\w+|[^\w\s]")
 WEIGHTS = {2: 2 / 3, 3: 4 / 3}
 
 
+def reads(settings: dict) -> list[str]:
+    """The corpus's files that are read."""
+    return [f"raw/{FILES[settings['split']]}"]
+
+
 def ngram_entropy(words: list[str], n: int) -> float:
     """−Σ f log2 f over a text's n-grams, in bits; 0 where it has none."""
     counted = Counter(zip(*(words[i:] for i in range(n)), strict=False))

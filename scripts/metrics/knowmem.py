@@ -29,6 +29,11 @@ BREAK = "\n\n"
 STOP = ("\n\n", "\nQuestion", "Question:")
 
 
+def reads(settings: dict) -> list[str]:
+    """The corpus's files that are read."""
+    return [f"knowmem/{settings['split']}_qa", *([f"knowmem/{settings['split']}_qa_icl"] if settings["shots"] else [])]
+
+
 def prompt(question: str, examples: list[dict], space: bool = False) -> str:
     """The examples {question, answer} and the question as one text."""
     shown = "".join(PAIR.format(question=one["question"], answer=one["answer"]) + BREAK for one in examples)

@@ -49,6 +49,11 @@ def source(settings: dict) -> str:
     return f"privleak/{settings['split']}" if settings["text"] == "privleak" else f"raw/{FILES[settings['split']]}"
 
 
+def reads(settings: dict) -> list[str]:
+    """The corpus's files that are read."""
+    return [source(settings)]
+
+
 def windows(engine, data, settings: dict) -> list[list[int]]:
     """Token ids of what is scored, each list with its context in front (BOS, where the tokenizer has one)."""
     from scripts.core.evaluation.engine import read_items

@@ -27,6 +27,11 @@ PAIRS = (("forget", "retain"), ("forget", "holdout"))
 REPORTED = "forget_holdout_Min-40%"
 
 
+def reads(settings: dict) -> list[str]:
+    """The corpus's files that are read."""
+    return [f"privleak/{split}" for split in SPLITS]
+
+
 def auc(first, second) -> float:
     """Probability that a score of `first` is higher than one of `second`, ties counting half: the area under the ROC
     curve of telling `second` by low scores; 0…1.

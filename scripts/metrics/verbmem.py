@@ -31,6 +31,11 @@ VERSION = 1
 RECOVERED = True
 
 
+def reads(settings: dict) -> list[str]:
+    """The corpus's files that are read."""
+    return [f"verbmem/{settings['split']}"]
+
+
 def evaluate(engine, data, settings: dict) -> dict:
     """{"value": mean ROUGE-L F1 ×100, "n", "mean", "samples": [{prompt, gt, response, rougeL, …}]} on a corpus's data folder."""
     from scripts.core.evaluation import rouge

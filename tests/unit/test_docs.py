@@ -47,6 +47,18 @@ def test_what_a_page_names_is_there(page):
     assert missing == []
 
 
+def test_the_page_on_architecture_lists_the_files_of_core():
+    table = (ROOT / "docs/architecture.md").read_text().split("### scripts/core")[1].split("\n\n")[1]
+    folder, listed = "", {}
+    for line in table.splitlines()[2:]:
+        first, _, names = (part.strip() for part in line.strip("|").split("|"))
+        folder = first.strip("`/") or folder
+        listed.setdefault(folder.replace("(itself)", "."), set()).update(re.findall(r"`(\w+)`", names))
+    core = ROOT / "scripts/core"
+    folders = [path for path in (core, *core.iterdir()) if (path / "__init__.py").exists()]
+    assert listed == {str(path.relative_to(core)): {file.stem for file in path.glob("[a-z]*.py")} for path in folders}
+
+
 @pytest.mark.parametrize("room", DESCRIBED)
 def test_every_plugin_is_described(room):
     page = (ROOT / "docs" / DESCRIBED[room]).read_text()

@@ -19,6 +19,7 @@ from scripts.core import slurm_polling
 from scripts.core.analysis import columns
 from scripts.core.planning import calibration
 from scripts.core.planning import config as configuration
+from scripts.core.planning import data
 from scripts.core.planning import given
 from scripts.core.planning import grid
 from scripts.core.planning import naming
@@ -42,6 +43,7 @@ try:
     config = configuration.resolve(given.overlaid(config, workflow.config_settings.config))
     PLAN = grid.plan(config)
     configuration.check_plugins(config)
+    data.check(PLAN)
     placement.check(PLAN)
     calibration.check_built(PLAN, config["results"])
 except ValueError as error:

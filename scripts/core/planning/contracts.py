@@ -28,7 +28,11 @@ LITERALS = {  # of each room: schema of what stands in capitals
     "corpora": {},
     "figures": {"TABLES": TEXTS | {"minItems": 1}},
 }
-MAY_HAVE = {"quantizers": ("check", "held", "stored"), "metrics": ("check",)}  # functions, of two arguments each
+MAY_HAVE = {  # functions, and how many arguments they are given
+    "quantizers": {"check": 2, "held": 2, "stored": 2},
+    "metrics": {"check": 2, "reads": 1},
+    "corpora": {"files": 1},
+}
 OPTIONAL = {
     "methods": {"TRAINING": TEXTS, "PARTS": {"type": "integer"}, "SEVERAL_GPUS": {"type": "boolean"}},
     "quantizers": {"SERVED": {"type": "boolean"}},
@@ -92,13 +96,13 @@ def functions(room: str, found: dict) -> dict[str, tuple]:
     if room in ("methods", "regularizers"):
         loss = (3, [name for name in parameters if room == "methods" or name != "alpha"])
         return {"loss": loss, "keep": loss} if room == "methods" and "retain" in found["NEEDS"] else {"loss": loss}
-    optional = {name: (2, []) for name in MAY_HAVE.get(room, ()) if name in found["__functions__"]}
+    optional = {name: (count, []) for name, count in MAY_HAVE.get(room, {}).items() if name in found["__functions__"]}
     if room == "quantizers":
         own = {"load": (3, ["artifact"] if found["ARTIFACT"] else []), "describe": (2, [])} | optional
         return own | {"quantize": (5, [])} if found["ARTIFACT"] else own
     return {
         "metrics": {"evaluate": (3, []), "rescore": (1, []), **optional},
-        "corpora": {"check": (1, []), "build": (2, [])},
+        "corpora": {"check": (1, []), "build": (2, []), **optional},
         "figures": {"draw": (1, [])},
     }[room]
 
