@@ -3,6 +3,7 @@
 from scripts.core.analysis import tables
 
 SHOWN = (("verbmem", "forget"), ("knowmem", "forget"))
+LINES = {"bf16": "-", "bf16_stochastic": "--", "fp32": ":"}  # of arrows, by the precision of the weights
 NOTHING = "Nothing to draw yet: {}."
 
 
@@ -10,6 +11,12 @@ def unlearned(table):
     """One row per unlearned cell (pooled over seeds where there are several): last checkpoints, and those a rule picked."""
     table = tables.cells(table)
     return table[~table.method.isin(tables.REFERENCES) & table.checkpoint.isin(["", tables.STOPPED])]
+
+
+def filling(weights: str, colour: str) -> dict:
+    """How a mark says the precision of the weights: filled for bf16, half with stochastic rounding, hollow for fp32."""
+    half = {"fillstyle": "left", "markerfacecoloralt": "white"} if weights == "bf16_stochastic" else {}
+    return half | {"markerfacecolor": "white" if weights == "fp32" else colour}
 
 
 def forget_metrics(table) -> list[str]:

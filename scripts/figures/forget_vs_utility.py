@@ -48,7 +48,7 @@ def draw(tables_):
     handles = [style.handle(name, **look) for name, look in families.items()]
     handles += [
         style.handle(weights + " weights", color=style.INK, linestyle=line)
-        for weights, line in (("bf16", "-"), ("fp32", ":"))
+        for weights, line in panels.LINES.items()
         if weights in set(rows.weights)
     ]
     handles += [
@@ -71,7 +71,7 @@ def panel(axis, rows, metric, utility, scheme, families, crowd) -> None:
         ends = [[found.get((key, s, m)) for m in (metric, utility)] for s in ("full", scheme)]
         groups.setdefault((key.family, key.weights), []).append([end if panels.valued(*end) else None for end in ends])
     for (family, weights), pairs in groups.items():
-        look, line = families[family], ":" if weights == "fp32" else "-"
+        look, line = families[family], panels.LINES.get(weights, "-")
         for which, face in enumerate(("white", look["color"])):
             ends = [pair[which] for pair in pairs if pair[which]]
             x, y = [end[0] for end in ends], [end[1] for end in ends]

@@ -39,9 +39,10 @@ def draw(tables_):
                 axis.set_ylabel(f"{tables.title(rows, metric)}\nunder the scheme (×100)")
             axis.set_xlabel("at full precision (×100)")
     handles = [style.handle(name, **look) for name, look in families.items()]
-    for weights, face in (("bf16", style.INK), ("fp32", "white")):
+    for weights in panels.LINES:
         if weights in set(rows.weights):
-            handles.append(style.handle(f"{weights} weights", color=style.INK, marker="o", markerfacecolor=face))
+            fill = panels.filling(weights, style.INK)
+            handles.append(style.handle(f"{weights} weights", color=style.INK, marker="o", **fill))
     handles.append(style.handle("no change", color=style.INK, linestyle="--", linewidth=0.6))
     handles.append(style.handle("target under the scheme", color=style.GREY, linestyle="-"))
     style.legend(figure, handles)
@@ -50,7 +51,7 @@ def draw(tables_):
 
 
 def panel(axis, rows, scheme, families, crowd) -> None:
-    """Points of one corpus, metric and scheme; filled where weights are bf16, hollow where fp32."""
+    """Points of one corpus, metric and scheme, filled as the precision of the weights says."""
     found = {(tables.key(row), row.scheme): row for row in rows.itertuples()}
     size, alpha = (3.5, 1.0) if crowd <= 40 else (2.4, 0.7)
     axis.plot([-4, 104], [-4, 104], color=style.INK, linestyle="--", linewidth=0.6, zorder=1)
@@ -65,8 +66,8 @@ def panel(axis, rows, scheme, families, crowd) -> None:
         spread = {"xerr": panels.arms(full), "yerr": panels.arms(under)} if crowd <= 40 else {}
         axis.errorbar(
             [row.value for row in full], [row.value for row in under], **spread, **look,
-            markerfacecolor="white" if weights == "fp32" else look["color"], markersize=size, elinewidth=0.4,
-            markeredgewidth=0.7, alpha=alpha, linestyle="none", zorder=3, label=f"_{family} {weights}",
+            **panels.filling(weights, look["color"]), markersize=size, elinewidth=0.4, markeredgewidth=0.7, alpha=alpha,
+            linestyle="none", zorder=3, label=f"_{family} {weights}",
         )  # fmt: skip
     axis.set_xlim(-4, 104)
     axis.set_ylim(-4, 104)

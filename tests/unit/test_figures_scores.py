@@ -113,6 +113,21 @@ def test_quantized_scatter_plots_scheme_against_full():
     assert np.allclose(sorted(points), sorted(wanted))
 
 
+def test_stochastic_rounding_looks_like_no_other_precision():
+    """A sweep of the control has all three, and one look for two of them would show the cure as the cause."""
+    precisions = ("bf16", "bf16_stochastic", "fp32")
+    made = make([("npo", "gdr", weights) for weights in precisions], diverged=())
+    scatter, arrows = drawn("quantized_scatter", made), drawn("forget_vs_utility", made)
+    for figure in (scatter, arrows):
+        legend = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert [text for text in legend if text.endswith(" weights")] == [f"{weights} weights" for weights in precisions]
+    marks = {c.get_label(): c.lines[0] for c in scatter.axes[0].containers}
+    marks = [marks[f"_npo_gdr {weights}"] for weights in precisions]
+    assert len({(mark.get_fillstyle(), mark.get_markerfacecolor()) for mark in marks}) == 3
+    lines = [text.arrow_patch.get_linestyle() for text in arrows.axes[0].texts if hasattr(text, "arrow_patch")]
+    assert len(set(lines)) == 3
+
+
 def test_calibration_effect_shows_r_and_the_difference():
     made = MADE["usual"]
     figure = drawn("calibration_effect", made)
