@@ -30,20 +30,24 @@ class BrokenFigure(Exception):
     """A figure whose plugin failed."""
 
 
-def draw_all(folder, names, out: Path) -> list[str]:
-    """Draw the named figures into the folder `out`; returns the names of the broken ones, each of which gets a mark there."""
-    broken = []
+def draw_all(folder, names, out: Path) -> tuple[list[str], list[str]]:
+    """Draw the named figures into the folder `out`; returns (names of the broken ones, each of which gets a mark there, and a line
+    for each whose tables are not there or lack a column).
+    """
+    broken, lacking = [], []
     for name in names:
         mark = out / f".{name}.broken"
         try:
             draw(folder, name, out / name)
             mark.unlink(missing_ok=True)
+        except ValueError as error:
+            lacking.append(f"{name}: {error}")
         except BrokenFigure:
             traceback.print_exc()
             out.mkdir(parents=True, exist_ok=True)
             mark.touch()
             broken.append(name)
-    return broken
+    return broken, lacking
 
 
 @process.guarded
@@ -62,11 +66,13 @@ def main(argv=None) -> int:
     names = registry.names("figures") if options.figure == ["all"] else options.figure
     for name in names:
         contracts.require("figures", name, "figure")
-    broken = draw_all(options.tables, names, Path(options.out)) if several else []
+    broken, lacking = draw_all(options.tables, names, Path(options.out)) if several else ([], [])
     if not several:
         draw(options.tables, *names, options.out)
     if broken:
         parser.exit(1, f"{parser.prog}: {', '.join(broken)}: its code failed, see above; started again, the others are drawn\n")
+    if lacking:
+        raise ValueError("not drawn: " + "; ".join(lacking))
     return 0
 
 

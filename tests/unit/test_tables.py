@@ -66,6 +66,16 @@ def test_the_other_tables_are_looked_at_too(tmp_path, capsys):
     assert "schemes.csv' has no column corpus, method, regularizer and" in said
 
 
+def test_a_table_that_is_not_there_stops_only_the_figures_that_read_it(tmp_path, capsys):
+    write(tmp_path, [])
+    (tmp_path / "costs.csv").unlink()
+    out = tmp_path / "figures"
+    assert draw.main(["--tables", str(tmp_path), "--figure", "cost", "quantized_scatter", "--out", f"{out}/"]) == 2
+    said = capsys.readouterr().err
+    assert "error: not drawn: cost: tables: " in said and "costs.csv' does not exist" in said and said.count("\n") == 1
+    assert {path.name for path in out.iterdir()} == {"quantized_scatter.svg", "quantized_scatter.pdf"}
+
+
 @pytest.mark.parametrize("text", ["", "run,value\na,much\n"], ids=["empty", "no number"])
 def test_what_is_no_table_is_named(tmp_path, capsys, text):
     (tmp_path / "scores.csv").write_text(text)
