@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -77,6 +78,17 @@ def test_a_reader_that_has_seen_enough_ends_a_program_without_a_word():
         program.stdout.readline()
         program.stdout.close()
         assert program.stderr.read() == "" and program.wait() == -signal.SIGPIPE
+
+
+@pytest.mark.parametrize("program", ["alike", "compare", "plan", "predict", "rescore", "schemes", "status", "summary"])
+def test_programs_that_print_end_so(program):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", f"scripts.{program}", "--help"], stdout=closed, stderr=subprocess.PIPE, text=True
+        )
+    assert done.stderr == "" and done.returncode == -signal.SIGPIPE
 
 
 def test_a_training_imports_no_library_that_it_does_not_use_and_can_still_do_so():
