@@ -76,3 +76,13 @@ def test_a_diverged_run_is_recorded_and_stops_nothing(tmp_path):
     assert set(masks["run"]) == set(wild["run"]) and (masks["trained"] == 1).all() and set(masks["layer"].dropna()) == {0, 1}
     assert set(wild["status"]) == {"diverged"} and wild["value"].isna().all()
     assert set(calm["status"]) == {"ok"} and calm["value"].notna().all()
+
+
+def test_without_gpus_no_kind_of_gpu_is_asked_for(tmp_path):
+    """A kind alone reaches Slurm as none of that kind, which a cluster without GPUs refuses."""
+    config = copy.deepcopy(MICRO)
+    config["resources"] |= {"gpus": 0, "gpu_model": "h100"}
+    plain = Sweep(tmp_path, config).run("--dry-run").stdout
+    assert plain.count("gpu_model=") > 10 and "h100" not in plain
+    config["resources"]["gpus"] = 1
+    assert "gpu_model=h100" in Sweep(tmp_path, config).run("--dry-run").stdout

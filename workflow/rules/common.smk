@@ -86,6 +86,7 @@ POINTS = sorted({(), *(naming.points(spec) for spec in UNLEARNED)})
 # How many processes a training has, and how they share it (scripts/launch.py). Resources, because they decide no result. On several
 # nodes the job is one of the kind "mpi": then the launcher's own srun starts on each node.
 site = config["resources"]
+GPU_MODEL = (site["gpu_model"] or "") if site["gpus"] else ""  # alone it would be asked for as --gpus=<model>:0
 ranks = {"gpu": site["gpus"] * site["nodes"], "processes": site["gpus"], "hosts": site["nodes"]}
 ranks |= {"zero": site["zero"], "offload": site["offload"], "gpu_gb": site["gpu_gb"]}
 if site["nodes"] > 1:

@@ -30,7 +30,7 @@ for names in grid.evaluations(config):
             mem_mb=mem_mb(5 if serving.environment(config) == "train" else 10),  # for vLLM models are dequantized on the host, in fp32
             runtime=runtime(0.5 * len(names)),
             gpu=min(1, config["resources"]["gpus"]),
-            gpu_model=config["resources"]["gpu_model"] or "",
+            gpu_model=GPU_MODEL,
         params:
             python=interpreter(serving.environment(config)),
             corpus=subpath(input.corpus, parent=True),

@@ -28,7 +28,7 @@ rule mechanism:
         mem_mb=mem_mb(12 if weigh else 2),
         runtime=runtime(0.3),
         gpu=min(1, config["resources"]["gpus"]) if weigh else 0,
-        gpu_model=config["resources"]["gpu_model"] or "" if weigh else "",
+        gpu_model=GPU_MODEL if weigh else "",
     params:
         run=subpath(input.outcome, parent=True),
         target=subpath(input.target, parent=True),

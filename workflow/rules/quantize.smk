@@ -52,7 +52,7 @@ for scheme_name in ARTIFACTS:
             mem_mb=mem_mb(8),
             runtime=runtime(0.5),
             gpu=min(1, config["resources"]["gpus"]),
-            gpu_model=config["resources"]["gpu_model"] or "",
+            gpu_model=GPU_MODEL,
         params:
             python=interpreter(environment(scheme_name)),
             corpus=subpath(input.corpus, parent=True),

@@ -24,7 +24,7 @@ rule base:
         **ranks,
         mem_mb=mem_mb(20),
         runtime=runtime(1),
-        gpu_model=config["resources"]["gpu_model"] or "",
+        gpu_model=GPU_MODEL,
         save_minutes=config["resources"]["save_minutes"],
         calibration=demands,
     params:
@@ -59,7 +59,7 @@ rule reference:
         **ranks,
         mem_mb=mem_mb(20),
         runtime=runtime(1),
-        gpu_model=config["resources"]["gpu_model"] or "",
+        gpu_model=GPU_MODEL,
         save_minutes=config["resources"]["save_minutes"],
         calibration=demands,
     params:
@@ -96,7 +96,7 @@ rule reinforced:
         **ranks,
         mem_mb=mem_mb(20),
         runtime=runtime(1),
-        gpu_model=config["resources"]["gpu_model"] or "",
+        gpu_model=GPU_MODEL,
         save_minutes=config["resources"]["save_minutes"],
     params:
         corpus=subpath(input.corpus, parent=True),

@@ -34,7 +34,7 @@ for points, kind in itertools.product(POINTS, MASKS):
             **ranks,
             mem_mb=mem_mb(20),
             runtime=runtime(1),
-            gpu_model=config["resources"]["gpu_model"] or "",
+            gpu_model=GPU_MODEL,
             save_minutes=config["resources"]["save_minutes"],
             store=config["store_checkpoints"],
         params:
