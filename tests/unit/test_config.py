@@ -57,6 +57,16 @@ BAD = {
     "wrong type, mapping as text": ("schemes", "full", ["schemes", "'full'", "object"]),
     "wrong type, seed": ("sweep/0/seed", "first", ["sweep[0].seed", "'first'", "integer"]),
     "wrong type, a scheme as list": ("schemes/full", [1], ["schemes.full", "[1]", "a mapping"]),
+    "a number where a text of digits is meant": (
+        "resources/zero",
+        2,
+        ["resources.zero: 2 is not allowed", "one of auto, '2', '3'"],
+    ),
+    "nothing is spelled as in YAML": (
+        "schemes/q",
+        {"kind": "llmc_gptq", "act_order": True, "group": 16},
+        ["schemes.q.act_order: True", "one of weight, static, null"],
+    ),
     "below its bound": ("unlearning/clip", 0, ["unlearning.clip", "0 is not allowed", "> 0"]),
     "above its bound": ("schemes/rtn_int4/bits", 9, ["schemes.rtn_int4.bits", "9", "≤ 8"]),
     "alpha out of bounds": ("sweep/0/alpha", -1.0, ["sweep[0].alpha", "-1.0", "> 0"]),

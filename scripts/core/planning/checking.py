@@ -5,6 +5,7 @@ is one line that names the key, the value and what is allowed.
 """
 
 import copy
+import json
 import math
 
 from jsonschema import Draft202012Validator, validators
@@ -30,10 +31,15 @@ class ConfigError(ValueError):
     """One line: key, value, what is allowed."""
 
 
+def spelled(value) -> str:
+    """A value as it is written in a configuration: a text of digits in quotes, nothing as null."""
+    return (repr(value) if value.isdigit() else value) if isinstance(value, str) else json.dumps(value)
+
+
 def allowed(schema: dict) -> str:
     """What a schema admits, in words."""
     if "enum" in schema:
-        return "one of " + ", ".join(str(v) for v in schema["enum"])
+        return "one of " + ", ".join(spelled(value) for value in schema["enum"])
     if "const" in schema:
         return repr(schema["const"])
     kinds = schema.get("type", "value")
