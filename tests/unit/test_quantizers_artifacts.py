@@ -268,6 +268,7 @@ def test_help_lists_every_scheme(capsys):
         facts = registry.constants("quantizers", name)
         assert f"  {name}: " in text and facts["SOURCE"] in text
         assert all(f"{key} = " in text for key in facts["PARAMETERS"])
+    assert "symmetric = true" in text and "static, null)" in text and "None" not in text
 
 
 @pytest.mark.parametrize(
