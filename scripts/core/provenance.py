@@ -62,14 +62,14 @@ def _processor() -> str:
 
 
 def hardware() -> dict:
-    """Processor, usable cores, memory in GiB, and, where torch is loaded, its threads and accelerators."""
+    """Processor, usable cores, memory in GiB, and, where torch is loaded, its threads, vector instructions and accelerators."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts = {"system": platform.system(), "machine": platform.machine(), "processor": _processor(), "cores": cores}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         facts["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     torch = sys.modules.get("torch")
     if torch is not None:
-        facts["threads"] = torch.get_num_threads()
+        facts |= {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability()}
         if torch.cuda.is_available():
             facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
             facts["cuda"] = torch.version.cuda
