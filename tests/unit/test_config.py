@@ -56,6 +56,8 @@ BAD = {
     "wrong type, number as text": ("unlearning/batch", "four", ["unlearning.batch", "'four'", "integer"]),
     "wrong type, mapping as text": ("schemes", "full", ["schemes", "'full'", "object"]),
     "wrong type, seed": ("sweep/0/seed", "first", ["sweep[0].seed", "'first'", "integer"]),
+    "a seed below zero": ("sweep/0/seed", [0, -1], ["sweep[0].seed", "-1", "≥ 0"]),
+    "a seed of more than 31 bits": ("sweep/0/seed", 2**31, ["sweep[0].seed", "2147483648", "≤ 2147483647"]),
     "wrong type, a scheme as list": ("schemes/full", [1], ["schemes.full", "[1]", "a mapping"]),
     "a number where a text of digits is meant": (
         "resources/zero",

@@ -1,6 +1,7 @@
 """The grid: products, unions, pruning as data, paths that say the experiment."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,7 @@ def test_specs_do_not_know_of_what_they_do_not_use():
     assert not {"saliency", "percentile", "sure_double", "parameters", "rank", "lora_alpha", "lora_targets"} & plain.keys()
     assert sure == plain | {"saliency": "module", "percentile": 90.0, "sure_double": False}
     assert lora == plain | {"parameters": "lora", "rank": 8, "lora_alpha": 16.0, "lora_targets": "all"}
+    assert (repr(sure["percentile"]), repr(lora["lora_alpha"])) == ("90.0", "16.0")  # spelled as in cached runs
     with_recipe, without = (plan_of(block(), reinforce=flag).texts() for flag in (True, False))
     assert with_recipe == without
 
@@ -249,7 +251,7 @@ def test_bad_settings_of_masks_and_lora(changes, words):
 
 
 def test_checkpoints_along_a_training_are_runs_of_their_own():
-    found = paths(block(max_steps=9, checkpoint_at=[6, 3]), block(epochs=4, checkpoint_at=[1]), block(epochs=4))
+    found = paths(block(max_steps=9, checkpoint_at=[6, 3, 6]), block(epochs=4, checkpoint_at=[1]), block(epochs=4))
     first, second = "people/npo_gdr/lr1e-5_bf16_st9_a1_at3-6/seed0", "people/npo_gdr/lr1e-5_bf16_ep4_a1_at-ep1/seed0"
     assert found == [
         first,
@@ -287,3 +289,65 @@ def test_bad_checkpoints_are_one_error(keys, evaluation, message):
     with pytest.raises(ConfigError) as error:
         grid.plan(configuration.resolve(config))
     assert message in str(error.value)
+
+
+def with_stop(metric="verbmem_f", **changes):
+    """The plan of a sweep with one checkpoint along its trainings, which MUSE's rule chooses by this metric."""
+    config = copy.deepcopy(MICRO) | changes
+    config["sweep"], config["evaluation"] = [block(checkpoint_at=[2])], {"stop": "retrain", "stop_metric": metric}
+    return grid.plan(configuration.resolve(config))
+
+
+@pytest.mark.parametrize("metric", ["verbmem_f", "knowmem_f"])
+def test_a_stop_may_be_chosen_by_what_tells_of_the_forget_set(metric):
+    assert any(run.point for run in with_stop(metric).runs.values())
+
+
+@pytest.mark.parametrize(
+    "metric, changes, message",
+    [
+        ("knowmem_r", {}, "evaluation.stop_metric: 'knowmem_r' is no VerbMem or KnowMem of the forget set"),
+        ("loss_f", {"metrics": {"loss_f": {"kind": "perplexity"}}}, "evaluation.stop_metric: 'loss_f' is no VerbMem"),
+        ("verbmem_f", {"schemes": {"rtn": {"kind": "rtn"}}}, "evaluation.stop: needs full precision"),
+    ],
+)
+def test_a_stop_that_nothing_could_choose_is_one_error(metric, changes, message):
+    with pytest.raises(ConfigError) as error:
+        with_stop(metric, **changes)
+    assert str(error.value).startswith(message)
+
+
+def test_schemes_share_an_evaluation_only_where_their_files_are_made_in_one_environment():
+    config = copy.deepcopy(MICRO)
+    files = {f"gptq{bits}": {"kind": "gptq", "bits": bits, "group": 16} for bits in (3, 4)}
+    config["schemes"] |= {"awq": {"kind": "awq", "group": 16}, **files, "int3": {"kind": "rtn", "bits": 3}}
+    assert grid.evaluations(configuration.resolve(config)) == [
+        ["full", "rtn_int4"],
+        ["int3"],
+        ["awq"],
+        ["gptq3", "gptq4"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "part, name, key, value, changed",
+    [
+        ("metrics", "knowmem_f", "shots", 1, {"evaluations/full", "evaluations/rtn_int4"}),
+        ("corpora", "people", "asked_people", 2, None),
+        ("schemes", "rtn_int4", "bits", 3, {"evaluations/rtn_int4", "schemes/rtn_int4"}),
+        ("evaluation", None, "batch_tokens", 4096, {"evaluations/full", "evaluations/rtn_int4"}),
+    ],
+)
+def test_what_the_files_of_a_sweep_depend_on(part, name, key, value, changed):
+    """Another metric or batch quantizes nothing anew, another scheme touches its own files, another corpus all but the schemes."""
+    config = copy.deepcopy(MICRO)
+    before = grid.plan(configuration.resolve(copy.deepcopy(config))).texts()
+    (config[part] if name is None else config[part][name])[key] = value
+    after = grid.plan(configuration.resolve(config)).texts()
+    if changed is None:
+        changed = {path.removesuffix(".json") for path in before if "/schemes/" not in path}
+        assert "people/corpus/spec" in changed
+    else:
+        changed = {f"people/{path}" for path in changed}
+    assert {path.removesuffix(".json") for path in before if before[path] != after[path]} == changed
+    assert json.loads(after["people/evaluations/full.json"])["scheme"] == {"name": "full", "kind": "full"}

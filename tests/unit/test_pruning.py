@@ -51,14 +51,16 @@ def test_kinds_of_reference_and_optimisers_that_make_no_sense_are_pruned():
     config["sweep"] = [
         block(method=["npo_published", "rmu"], reference=["cached", "topk"]),
         block(optimizer="adamw_8bit", weights=["bf16", "fp32"], compile=True),
+        block(optimizer="paged_adamw", weights="fp32", saliency=["module", "row-fixed"]),
     ]
     plan = grid.plan(configuration.resolve(config))
     reasons = " ".join(plan.pruned)
-    assert "raw logits" in reasons and "whole target model" in reasons and "8-bit" in reasons and len(plan.pruned) == 4
+    assert "raw logits" in reasons and "whole target model" in reasons and "8-bit" in reasons and len(plan.pruned) == 5
     found = [run.path.split("/")[1:3] for run in plan.runs.values() if run.stage == "unlearn"]
     assert found == [
         ["npo_published_gdr", "lr1e-5_bf16_st4_a1_batch2_ref-cached"],
         ["npo_gdr", "lr1e-5_fp32_st4_a1_batch2_compiled_adamw-8bit"],
+        ["npo_gdr", "lr1e-5_fp32_st4_a1_batch2_sure-module90_paged-adamw"],
     ]
 
 

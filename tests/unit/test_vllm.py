@@ -50,8 +50,9 @@ def test_only_scheme_files_of_another_engine_name_one():
 
 
 def test_each_scheme_has_a_process_and_the_environment_follows_the_gpus():
-    resolved = configuration.resolve(config(evaluation={"engine": "vllm", "schemes_per_job": 5}))
-    assert grid.evaluations(resolved) == [["full"], ["gptq4"]]
+    schemes = SCHEMES | {"gptq8": {"kind": "gptq", "bits": 8, "group": 32}}
+    resolved = configuration.resolve(config(schemes=schemes, evaluation={"engine": "vllm", "schemes_per_job": 5}))
+    assert grid.evaluations(resolved) == [["full"], ["gptq4"], ["gptq8"]]
     assert serving.environment(resolved) == "vllm_cpu"
     assert serving.environment(configuration.resolve(config(resources={"gpus": 2}))) == "vllm"
     assert serving.environment(configuration.resolve(config(evaluation={}))) == "train"
