@@ -15,6 +15,7 @@ def test_arithmetic_on_checkpoints_is_one_run_whatever_the_training_says():
     assert {run.path for run in found} == {"people/task_vector_none/a2/seed0", "people/whp_none/a2/seed0"}
     assert found[0].spec["training"] == {"store": "bf16"} and found[1].spec["training"] == {}
     assert [run.path for run in plan.runs.values() if run.stage == "reinforced"] == ["people/reinforced"]
+    assert all(run.spec["run"] == run.path for run in plan.runs.values())
     assert "reinforce" in plan.runs["people/reinforced"].spec["model"]
     assert not any("reinforced" in run.path for run in plan.evaluated())
     assert any("takes no regularizer" in reason for reason in plan.pruned)
