@@ -255,6 +255,10 @@ def test_a_local_corpus_for_a_model_from_scratch_has_text_to_pretrain_on(tmp_pat
         check(config)
     config["corpora"]["people"]["splits"].append("pretrain")
     assert check(config).cells
+    config["sweep"] = [{"corpus": "people", "method": "ga"}]
+    config["corpora"]["people"]["splits"].remove("retain1")
+    with pytest.raises(ConfigError, match="lacks 'retain1', which ga with none needs"):  # the target is trained with it
+        check(config)
 
 
 def test_hub_source_while_offline(monkeypatch):

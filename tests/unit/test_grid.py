@@ -57,6 +57,9 @@ def test_beta_is_dropped_where_the_method_has_none():
 def test_what_differs_from_a_default_is_in_the_path():
     assert paths(block(weights="fp32", clip=2.5, max_steps=7)) == ["people/npo_gdr/lr1e-5_fp32_st7_a1_clip2.5/seed0"]
     assert paths(block(), clip=2.5) == ["people/npo_gdr/lr1e-5_bf16_ep5_a1_clip2.5/seed0"]
+    # A method's parameters by name, whatever their order in its file.
+    found = paths(block(method="rmu", steering=10.0, direction=1, attention="eager"))
+    assert found == ["people/rmu_gdr/lr1e-5_bf16_ep5_a1_direction1_steering10_eager/seed0"]
 
 
 def test_steps_replace_epochs():
@@ -350,4 +353,6 @@ def test_what_the_files_of_a_sweep_depend_on(part, name, key, value, changed):
     else:
         changed = {f"people/{path}" for path in changed}
     assert {path.removesuffix(".json") for path in before if before[path] != after[path]} == changed
-    assert json.loads(after["people/evaluations/full.json"])["scheme"] == {"name": "full", "kind": "full"}
+    content = json.loads(after["people/evaluations/full.json"])
+    assert content.keys() == {"corpus", "scheme", "metrics", "batch_tokens"}  # as docs/architecture.md has them
+    assert content["scheme"] == {"name": "full", "kind": "full"} and content["corpus"]["name"] == "people"
