@@ -7,7 +7,8 @@ from scripts import aggregate
 from scripts.core.analysis import tables
 from tests.unit.test_aggregate import RUN, cells, put, reference, row
 
-AT = {"step9": 80, "step10": 45, "step20": 30, "": 20}  # VerbMem ×100 of the checkpoints along a training
+# VerbMem ×100 of the checkpoints along a training; the last one first, as a plan has them.
+AT = {"": 20, "step10": 45, "step20": 30, "step9": 80}
 
 
 def table(root, retrain):
@@ -52,7 +53,7 @@ def test_where_none_qualifies_the_row_says_why(tmp_path, retrain, reason):
     found = table(tmp_path, retrain)
     stopped = found[found.checkpoint == tables.STOPPED]
     assert len(stopped) == 2 and stopped["value"].isna().all() and set(stopped.reason) == {reason}
-    assert set(stopped.status) == {"missing"}
+    assert set(stopped.status) == {"missing"} and stopped[["step", "low", "high", "n"]].isna().all(axis=None)
 
 
 def test_a_checkpoint_without_a_score_is_passed_over(tmp_path):
@@ -61,6 +62,21 @@ def test_a_checkpoint_without_a_score_is_passed_over(tmp_path):
     given = [c for name in AT for c in cells(f"{RUN}/seed0" + (f"/{name}" if name else ""), checkpoint=name)]
     found = aggregate.aggregate(reference("retrain") + given, tmp_path, stop="verbmem_f")["scores"]
     assert row(found, checkpoint=tables.STOPPED, scheme="full")["value"] == pytest.approx(30)
+
+
+def test_no_other_metric_decides(tmp_path):
+    """KnowMem falls at once; the retrain model's VerbMem is reached at the second checkpoint."""
+    both, along = ("knowmem_f", "verbmem_f"), {"epoch2": (0.0, 0.9), "epoch10": (0.0, 0.3), "": (0.0, 0.1)}
+    given = reference("retrain", metrics=both)
+    for metric in both:
+        put(tmp_path, "people/retrain", "full", [0.4] * 2, metric=metric)
+    for name, scores in along.items():
+        run = f"{RUN}/seed0" + (f"/{name}" if name else "")
+        given += cells(run, metrics=both, checkpoint=name)
+        for metric, score in zip(both, scores, strict=True):
+            put(tmp_path, run, "full", [score] * 2, metric=metric)
+    found = aggregate.aggregate(given, tmp_path, stop="verbmem_f")["scores"]
+    assert row(found, checkpoint=tables.STOPPED, scheme="full", metric="verbmem_f").run == f"{RUN}/seed0/epoch10"
 
 
 def test_pools_of_picked_checkpoints_are_compared_with_their_own_full_precision(tmp_path):
