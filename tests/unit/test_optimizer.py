@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.core.training import optimizer
+from scripts.core.training import optimizer, precision
 from scripts.core.training.optimizer import PrecisionAdamW, random_halves, round_stochastically
 
 SHAPES = ((33, 17), (40,), (3, 5, 7))
@@ -172,3 +172,31 @@ def test_bad_settings_are_named(settings, message):
 def test_fp32_weights_refuse_bfloat16_tensors():
     with pytest.raises(ValueError, match="can't be kept"):
         PrecisionAdamW(parameters(torch.bfloat16), weights="fp32")
+
+
+@pytest.mark.parametrize(
+    "weights, device, held, cast",
+    [
+        ("bf16", "cpu", "fp32", False),
+        ("bf16", "cuda", "bf16", False),
+        ("bf16_stochastic", "cuda", "bf16", False),
+        ("fp32", "cpu", "fp32", False),
+        ("fp32", "cuda", "fp32", True),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_what_a_model_is_held_in_and_computes_with(weights, device, held, cast):
+    """On a GPU products are bf16 either way; on a CPU they are fp32."""
+    assert precision.storage_dtype(weights, device) == held
+    context = precision.autocast(weights, device)
+    assert isinstance(context, torch.autocast) == cast
+    if cast:
+        assert (context.device, context.fast_dtype) == ("cuda", torch.bfloat16)
+
+
+def test_weights_on_the_bf16_grid_are_still_held_as_before():
+    layer = torch.nn.Linear(5, 3)
+    before, place = layer.weight.detach().clone(), layer.weight.data_ptr()
+    precision.to_bf16_grid(layer)
+    assert layer.weight.dtype == torch.float32 and layer.weight.data_ptr() == place
+    assert layer.weight.equal(before.bfloat16().float()) and not layer.weight.equal(before)

@@ -38,6 +38,17 @@ def test_a_seed_without_samples_leaves_the_mean_without_an_interval(tmp_path):
     assert found.reason == "no interval: the value is not the mean of its samples"
 
 
+def test_each_metric_has_a_mean_of_its_own(tmp_path):
+    metrics = {"knowmem_f": (0.1, 0.3), "verbmem_f": (0.5, 0.7)}
+    for metric, scores in metrics.items():
+        for k, score in enumerate(scores):
+            put(tmp_path, f"{RUN}/seed{k}", "full", [score] * 2, metric=metric)
+    given = [cell for k in range(2) for cell in cells(f"{RUN}/seed{k}", ["full"], metrics, seed=k)]
+    found = program.aggregate(given, tmp_path)["scores"]
+    found = found[found.seed == "all"]
+    assert dict(zip(found.metric, found["value"], strict=True)) == {"knowmem_f": pytest.approx(20), "verbmem_f": pytest.approx(60)}
+
+
 @pytest.mark.parametrize(("second", "status"), [("diverged", "diverged"), ("not finite", "missing")])
 def test_where_no_seed_has_a_value_the_status_is_what_they_share(tmp_path, second, status):
     put(tmp_path, f"{RUN}/seed0", "full", status="diverged", value=None, reason="diverged at step 7")
