@@ -1,5 +1,6 @@
 """Losses against formulas written out in numpy float64, gradients against closed forms; every composition trains."""
 
+import inspect
 import math
 from types import SimpleNamespace
 
@@ -227,3 +228,11 @@ def test_every_method_composes_with_every_regularizer(method, regularizer):
     total = total + registry.load("regularizers", regularizer).loss(model, retain, references(model, retain))
     total.backward()
     assert torch.isfinite(total) and model.table.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", registry.names("methods"))
+def test_a_call_by_hand_has_the_defaults_of_the_configuration(method):
+    plugin = registry.load("methods", method)
+    arguments = inspect.signature(plugin.combine if plugin.KIND == "arithmetic" else plugin.loss).parameters
+    defaults = {name: schema["default"] for name, schema in plugin.PARAMETERS.items()}
+    assert {name: arguments[name].default for name in defaults} == defaults

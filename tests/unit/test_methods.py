@@ -64,11 +64,11 @@ def test_simnpo_counts_tokens_per_row():
 
 def test_npo_published_by_hand_and_blind_to_a_shift():
     """Raw logits moved by +1 for one of two tokens: mean of softplus(β) and softplus(0), times 2/β."""
-    start, model, data = Table([[0.0, 0.0]]), Table([[1.0, 0.0]]), batch([0, 0])
+    start, model, data = Table([[2.0, -1.0]]), Table([[3.0, -1.0]]), batch([0, 0])
     reference = Reference.of(start, [data], ("model",))
     expected = 2 / 0.5 * (math.log1p(math.exp(0.5)) + math.log(2)) / 2
     assert value("methods", "npo_published", model, data, reference, beta=0.5) == pytest.approx(expected, rel=1e-6)
-    down = Table([[-9.0, -9.0]])  # the same probabilities, and yet a lower loss: what is wrong with it
+    down = Table([[-7.0, -10.0]])  # the same probabilities, and yet a lower loss: what is wrong with it
     assert (
         value("methods", "npo_published", down, data, reference) < value("methods", "npo_published", start, data, reference) / 1.1
     )
