@@ -21,8 +21,8 @@ def row(setting, scheme, metric, value, **more):
 
 @pytest.fixture
 def sweep():
-    """NLL 0 at the target; cells that forgot 1, 1.1 and 2 nats; the last diverged under the scheme."""
-    nats = {"target": 0.0, "bf16": 1.0, "fp32": 1.1, "fp32_long": 2.0}
+    """NLL 0 at the target; cells that forgot 0.5, 1, 1.1 and 2 nats; the last diverged under the scheme."""
+    nats = {"target": 0.0, "bf16_short": 0.5, "bf16": 1.0, "fp32": 1.1, "fp32_long": 2.0}
     scores = [row(name, "full", "ppl_f", math.exp(nll)) for name, nll in nats.items()]
     scores += [row(name, "rtn", "ppl_f", math.exp(nll / 2)) for name, nll in nats.items() if name != "fp32_long"]
     scores += [row("fp32_long", "rtn", "ppl_f", None, status="diverged")]
@@ -35,7 +35,8 @@ def test_cells_are_kept_by_what_they_forgot_of_the_log_likelihood(sweep):
     rows = alike.alike(*sweep, ["bf16"], "ppl_f")
     shares = {made["setting"]: made["forgotten"] for made in rows}
     assert shares == {"bf16": 1.0, "fp32": pytest.approx(1.1)}
-    assert {made["setting"] for made in alike.alike(*sweep, ["bf16"], "ppl_f", within=1.5)} == {"bf16", "fp32", "fp32_long"}
+    some = {made["setting"] for made in alike.alike(*sweep, ["bf16"], "ppl_f", within=0.7)}
+    assert some == {"bf16_short", "bf16", "fp32"}
     one = next(made for made in rows if (made["setting"], made["scheme"], made["metric"]) == ("bf16", "rtn", "ppl_f"))
     assert (one["target"], one["R"], one["R_low"], one["max_steps"], one["like"]) == (1.0, 0.5, 0.4, 70, "bf16")
 
