@@ -36,6 +36,16 @@ def read_json(path):
         raise ValueError(f"{path} is not readable as JSON: {error}") from error
 
 
+def ends(path) -> bool:
+    """Whether a file of write_json's is there to its end: a copy that was cut off, or an empty one, is not. Reads two bytes."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-2, os.SEEK_END)
+            return file.read() == b"}\n"
+    except OSError:
+        return False
+
+
 @contextmanager
 def whole_file(path):
     """Yield a binary file beside `path` that is synced and becomes `path` when the block ends without an error."""

@@ -215,6 +215,15 @@ def test_a_results_folder_may_move(made, tmp_path):
     assert models.weights_digest(tmp_path / "elsewhere/run/checkpoint") == models.weights_digest(made / "whole/checkpoint")
 
 
+def test_a_run_may_move_where_a_link_to_it_is_left(made, tmp_path):
+    """To another disk, say: the way to the target leads up from the link."""
+    shutil.copytree(made, tmp_path / "here")
+    (tmp_path / "there/deep").mkdir(parents=True)
+    (tmp_path / "here/run").rename(tmp_path / "there/deep/run")
+    (tmp_path / "here/run").symlink_to(tmp_path / "there/deep/run")
+    assert models.weights_digest(tmp_path / "here/run/checkpoint") == models.weights_digest(made / "whole/checkpoint")
+
+
 def test_export_is_an_ordinary_folder(made, tmp_path, capsys):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

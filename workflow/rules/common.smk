@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
+from scripts.core import failed_updates
 from scripts.core import isolation
 from scripts.core import registry
 from scripts.core import slurm_polling
@@ -27,8 +28,10 @@ from scripts.core.planning import placement
 from scripts.core.planning import serving
 from scripts.core.planning.combinations import trains
 from scripts.core.storage import dumps
+from scripts.core.storage import ends
 
 slurm_polling.repair()
+failed_updates.repair()
 gc.set_threshold(100_000)  # looking again and again through a large sweep's objects took an eighth of a dry run
 
 # A profile or the command line may name another sweep; it replaces config.yaml instead of being merged into it.
@@ -206,9 +209,11 @@ def metric_files(wildcards):
     there = [path for path in files if os.path.exists(path)]
     if config["partial"]:
         return there
-    if len(there) < len(files) and workflow.is_main_process:
-        # Snakemake does not miss what only a finished table was made of: a cell that was removed would stay in it.
-        workflow.dag.forcefiles.update(rules_output["scores"])
+    if workflow.is_main_process:
+        if len(there) < len(files):
+            # Snakemake does not miss what only a finished table was made of: a cell that was removed would stay in it.
+            workflow.dag.forcefiles.update(rules_output["scores"])
+        workflow.dag.forcefiles.update(path for path in there if not ends(path))  # copied by halves, say: evaluated again
     return files
 
 

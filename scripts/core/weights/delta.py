@@ -209,6 +209,9 @@ class Delta:
         try:
             return Weights(self.target)
         except DeltaError:
+            named = os.path.abspath(self.target)  # where a run was moved and a link left, ".." leads there by name alone
+            if not self.target.exists() and os.path.exists(named):
+                return Weights(named)
             raise DeltaError(
                 f"{self.path}: its target {os.path.normpath(self.target)} is not there; "
                 "allowed: a target's whole checkpoint where it was when the run was stored"
