@@ -1,7 +1,9 @@
 """What is left of a job that failed or was killed, and of files that were cut off, does not pass for a result."""
 
 import base64
+import os
 import shutil
+import time
 
 import pytest
 
@@ -52,3 +54,13 @@ def test_a_metric_file_that_was_cut_off_is_made_anew(copied, left):
     with open(run / METRIC, "r+b") as file:
         file.truncate(left)
     assert evaluations(sweep) == 1
+
+
+def test_a_date_in_the_future_costs_no_work(copied):
+    """Snakemake would remove what a job has made of such a file."""
+    sweep, run = copied
+    tomorrow = time.time() + 86400
+    os.utime(sweep.results / "people/corpus/manifest.json", (tomorrow, tomorrow))
+    (run / METRIC).unlink()
+    sweep.run(str((run / METRIC).relative_to(sweep.folder)))
+    assert (run / METRIC).exists() and evaluations(sweep) == 0

@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
+from scripts.core import clocks
 from scripts.core import failed_updates
 from scripts.core import isolation
 from scripts.core import registry
@@ -32,6 +33,7 @@ from scripts.core.storage import ends
 
 slurm_polling.repair()
 failed_updates.repair()
+clocks.repair()
 gc.set_threshold(100_000)  # looking again and again through a large sweep's objects took an eighth of a dry run
 
 # A profile or the command line may name another sweep; it replaces config.yaml instead of being merged into it.
