@@ -41,10 +41,27 @@ def test_cells_are_kept_by_what_they_forgot_of_the_log_likelihood(sweep):
     assert (one["target"], one["R"], one["R_low"], one["max_steps"], one["like"]) == (1.0, 0.5, 0.4, 70, "bf16")
 
 
+def test_corpora_are_measured_by_their_own_targets_and_metrics_have_their_own_recovery(sweep):
+    """In a corpus whose target is at 0.5 nats, the same cell forgot half a nat."""
+    scores, back = sweep
+    other = [row(name, scheme, "ppl_f", math.exp(nll), corpus="d")
+             for name, nll in (("target", 0.5), ("bf16", 1.0), ("fp32", 1.1)) for scheme in ("full", "rtn")]  # fmt: skip
+    both = tables.frame([*scores.to_dict("records"), *other], columns.SCORES)
+    found = {
+        (made["corpus"], made["setting"], made["scheme"], made["metric"]): made
+        for made in alike.alike(both, back, ["bf16"], "ppl_f", within=0.3)
+    }
+    assert found["c", "fp32", "full", "ppl_f"]["forgotten"] == pytest.approx(1.1)
+    assert found["d", "fp32", "full", "ppl_f"]["forgotten"] == pytest.approx(1.2)
+    with_recovery = [key for key, made in found.items() if not math.isnan(made["R"])]
+    assert with_recovery == [("c", "bf16", "rtn", "ppl_f")]
+
+
 def test_the_table_shows_recovery_on_the_forget_set_and_scores_on_the_retain_set(sweep):
     text = alike.shown(alike.alike(*sweep, ["bf16"], "ppl_f", within=1.5))
     assert "| Perplexity, forget set | forgotten | full | rtn, R in % |" in text
     assert "| bf16 | 100 % | 2.72 [2.72, 2.72] | 50 [40, 60] |" in text and "| fp32_long | 200 % | 7.39 [7.39, 7.39] | – |" in text
+    assert "| target | 0 % | 1.00 | 1.00 |" in text
     assert "| KnowMem, retain set | forgotten | full | rtn |" in text and "| fp32 | 110 % | 50.0 [50.0, 50.0]" in text
 
 
@@ -72,7 +89,18 @@ def test_the_program_writes_its_rows_and_refuses_unknown_names(sweep, tmp_path, 
         tables.write(table, tmp_path / f"{name}.csv")
     call = ["--tables", str(tmp_path), "--out", str(tmp_path / "alike.csv"), "--by", "ppl_f", "--like"]
     assert alike.main([*call, "bf16"]) == 0
-    assert list(tables.read(tmp_path, ["alike"])["alike"].columns) == alike.COLUMNS
+    written = tables.read(tmp_path, ["alike"])["alike"]
+    assert list(written.columns) == alike.COLUMNS
+    one = written[(written.setting == "bf16") & (written.scheme == "rtn") & (written.metric == "ppl_f")].iloc[0]
+    assert one[["low", "high", "target", "R", "R_low", "R_high", "forgotten"]].tolist() == [
+        one["value"],
+        one["value"],
+        1,
+        0.5,
+        0.4,
+        0.6,
+        1,
+    ]
     assert "forget like bf16" in capsys.readouterr().out
     assert alike.main([*call, "bf61"]) == 2 and "'bf61'" in capsys.readouterr().err
     assert alike.main([*call[:-2], "knowmem_r", "--like", "bf16"]) == 2

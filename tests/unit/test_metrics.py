@@ -67,6 +67,8 @@ def test_auc_ends_and_bad_input():
     for wrong in ([], [float("nan")], [float("inf")]):
         with pytest.raises(ValueError, match="allowed: at least one finite score"):
             privleak.auc(wrong, [1.0])
+        with pytest.raises(ValueError, match="allowed: at least one finite score"):
+            privleak.auc([1.0], wrong)
 
 
 def test_text_scores_by_hand():
@@ -181,6 +183,21 @@ def test_privleak_leaves_out_texts_without_tokens(data):
     # PPL of 2, 4 tokens against 3, 5 tokens: 1.5 and 2.5 against 2 and 3, one of four pairs
     assert found["auc"]["forget_holdout_PPL"] == 0.25
     assert found["value"] == 100 * found["auc"]["forget_holdout_Min-40%"]
+
+
+def test_privleak_of_a_model_that_is_broken_has_no_value(data, monkeypatch):
+    from scripts.core.evaluation.generation import NotFinite
+
+    monkeypatch.setattr(Echo, "logprobs", lambda self, texts, max_tokens: [np.full(max(1, len(one)), np.nan) for one in texts])
+    with pytest.raises(NotFinite, match="not finite"):
+        run("privleak", data)
+
+
+def test_a_pair_of_splits_that_only_the_record_has_is_computed_again(data):
+    found = run("privleak", data)[1]
+    content = {"scores": found["samples"], "auc": {"retain_holdout_PPL": None}}
+    # PPL of 3 tokens against 3 and 5: 2 against 2 and 3, one tie of two pairs
+    assert privleak.rescore(content)["auc"] == found["auc"] | {"retain_holdout_PPL": 0.25}
 
 
 @pytest.mark.parametrize("kind", ["verbmem", "knowmem", "privleak"])
