@@ -174,6 +174,24 @@ def test_privleak_is_relative_to_the_retrain_run_at_full_precision(tmp_path):
     assert np.isnan(alone["value"]) and alone.status == "missing" and "retrain run at full precision: not there" in alone.reason
 
 
+@pytest.mark.parametrize(
+    "theirs, units, status, reason",
+    [
+        (([0.0] * 4, [1.0] * 4), "abcd", "not finite", "AUC(retrain)"),
+        (([1.0] * 4, [1.0] * 4), "abce", "missing", "PrivLeak: the retrain run was scored on other texts"),
+    ],
+    ids=["an AUC of zero", "other people"],
+)
+def test_privleak_that_has_nothing_to_be_relative_to(tmp_path, theirs, units, status, reason):
+    for run, scores, names in ((f"{RUN}/seed0", ([1.0] * 4, [2.0] * 4), "abcd"), ("people/retrain", theirs, units)):
+        parts = zip(("forget", "holdout"), scores, (names, "wxyz"), strict=True)
+        samples = {part: {"Min-40%": own, "unit": list(who)} for part, own, who in parts}
+        put(tmp_path, run, "full", metric="privleak", samples=samples, value=50.0, n=4)
+    given = cells(f"{RUN}/seed0", ["full"], ["privleak"]) + reference("retrain", scheme_names=["full"], metrics=["privleak"])
+    found = row(program.aggregate(given, tmp_path)["scores"], method="npo")
+    assert np.isnan(found["value"]) and found.status == status and reason in found.reason
+
+
 @pytest.mark.parametrize("units", [(["a"] * 8, list("bcdefghi")), (list("bcdefghi"), ["a"] * 8), None])
 def test_privleak_of_one_unit_or_text_has_no_interval(tmp_path, units):
     """What was drawn once could not fall otherwise: an interval of width 0, or of the other texts alone, would say too little."""

@@ -16,6 +16,7 @@ from tests.workflow.conftest import MICRO
 
 SIZES = {"hidden": 64, "heads": 4, "kv_heads": 2, "intermediate": 160, "vocabulary": 300}
 ROWS, LENGTH = 2, 32
+BLOCK = {"corpus": "people", "method": "npo", "regularizer": "gdr"}
 SIZES_OF_A_LLAMA = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES_OF_A_LLAMA |= {"intermediate_size": 160, "vocab_size": 300}
 
@@ -98,6 +99,29 @@ def test_the_table_has_each_kind_of_training_and_says_what_does_not_fit():
     assert not any("target" in line for line in lines)  # copied, not trained
 
 
+@pytest.mark.parametrize(
+    "gpus, gpu_gb, takes",
+    [
+        (2, 200, "ZeRO-2"),
+        (2, 60, "ZeRO-3"),
+        (2, 30, "ZeRO-3 + offload"),
+        (2, 5, "does not fit: a smaller batch or LoRA might"),
+        (1, 60, "does not fit: 2 GPUs would do"),
+    ],
+)
+def test_the_table_names_stage_and_offload_or_what_would_do(gpus, gpu_gb, takes):
+    model = {"kind": "pretrained", "target": "a/b", "retrain": "a/c", "billions": 6.7}
+    corpora = {name: {**entry, "model": model, "max_length": 2048} for name, entry in MICRO["corpora"].items()}
+    blocks = [BLOCK, BLOCK | {"parameters": "lora", "rank": 4}]
+    lines = placement.table(sweep(corpora=corpora, sweep=blocks, resources={"gpus": gpus, "gpu_gb": gpu_gb}))
+    (plain,) = (line for line in lines if "npo_gdr" in line and "LoRA 4" not in line)
+    assert plain.endswith(f"{takes} (shape of the nearest Llama)") and "bf16, bf16" in plain
+    assert sum("bf16, bf16, LoRA 4" in line for line in lines) == 1
+    assert all(
+        f" {part}" in lines[0] for part in ("weights", "gradients", "optimiser", "reference", "activations", "logits", "total")
+    )
+
+
 def test_the_paper_s_sweep_fits_on_the_gpu_that_its_configuration_names():
     lines = placement.table(read(Path(__file__).parents[2] / "config.yaml"))
     assert sum("one GPU" in line for line in lines) == 4 and not any("does not fit" in line for line in lines)
@@ -118,6 +142,55 @@ def test_a_batch_that_does_not_divide_is_refused_before_any_job():
     with pytest.raises(ValueError, match="batch: .* GPUs"):
         placement.check(sweep(resources={"gpus": 7}))
     placement.check(sweep(resources={"gpus": 1}))
+
+
+@pytest.mark.parametrize(
+    "block, resources, message",
+    [
+        ({"batch": 3}, {"gpus": 2}, r"batch: 3 is not allowed on 2 GPUs \(training of people/npo_gdr"),
+        ({"method": "rmu"}, {"gpus": 2}, "resources.gpus: 2 in all are not allowed with method rmu"),
+        ({"saliency": "row-step"}, {"gpus": 2}, "saliency: 'row-step' is not allowed on 2 GPUs"),
+        ({"saliency": "module"}, {"gpus": 2, "zero": "3"}, "resources.zero: 3 is not allowed with saliency or LoRA"),
+        ({"parameters": "lora"}, {"gpus": 1, "nodes": 2, "zero": "3"}, "resources.zero: 3 is not allowed with saliency or LoRA"),
+    ],
+)
+def test_what_several_gpus_do_not_train_is_refused_before_any_job(block, resources, message):
+    with pytest.raises(ValueError, match=message):
+        placement.check(sweep(sweep=[BLOCK | block], resources=resources))
+    placement.check(sweep(sweep=[BLOCK | block], resources={"gpus": 1, "zero": resources.get("zero", "auto")}))
+
+
+def test_what_several_gpus_do_train():
+    blocks = [BLOCK | {"saliency": "module"}, BLOCK | {"parameters": "lora"}]
+    placement.check(sweep(sweep=blocks, resources={"gpus": 2}))
+    placement.check(sweep(sweep=[BLOCK], resources={"gpus": 2, "zero": "3"}))
+
+
+@pytest.mark.parametrize(
+    "more, chosen, expected",
+    [
+        ({}, {}, [(2, "none"), (3, "none"), (3, "cpu")]),
+        ({}, {"zero": "2"}, [(2, "none"), (2, "cpu")]),
+        ({}, {"zero": "3", "offload": "none"}, [(3, "none")]),
+        ({}, {"offload": "cpu"}, [(3, "cpu")]),
+        ({"whole_model": False}, {}, [(2, "none"), (2, "cpu")]),
+    ],
+)
+def test_what_may_be_taken_on_several_gpus(more, chosen, expected):
+    training = memory.Training(**more)
+    assert placement.candidates(training, 2, **chosen) == expected
+    assert placement.candidates(training, 1, **chosen) == [(0, "none")]
+
+
+def test_the_fewest_gpus_divide_the_batch():
+    shape, training = memory.Shape(4096, 32, 32, 32, 11008, 32000), memory.Training(batch=6)
+
+    def least(gpus):
+        return min(memory.plan(shape, training, gpus, *o)["total"] / memory.GB for o in placement.candidates(training, gpus))
+
+    assert least(4) < least(3) < least(2) < least(1)
+    assert [placement.fewest(shape, training, least(gpus) + 0.001) for gpus in (1, 2, 3, 4)] == [1, 2, 3, 6]
+    assert placement.fewest(shape, training, least(6) - 0.01) is None
 
 
 def test_a_step_of_a_model_with_random_weights_peaks_near_the_plan(capfd):

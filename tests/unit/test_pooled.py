@@ -1,9 +1,11 @@
 """The mean over seeds where seeds differ: in how many samples they have, in what they lack, in why they lack it."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from scripts import aggregate as program
+from scripts.core.storage import write_json
 from tests.unit.test_aggregate import RUN, cells, put, row
 
 
@@ -47,6 +49,14 @@ def test_each_metric_has_a_mean_of_its_own(tmp_path):
     found = program.aggregate(given, tmp_path)["scores"]
     found = found[found.seed == "all"]
     assert dict(zip(found.metric, found["value"], strict=True)) == {"knowmem_f": pytest.approx(20), "verbmem_f": pytest.approx(60)}
+
+
+@pytest.mark.parametrize(("steps", "expected"), [((7, 7), 7), ((7, 9), pd.NA)])
+def test_a_pool_says_the_step_that_its_seeds_share(tmp_path, steps, expected):
+    for k, step in enumerate(steps):
+        put(tmp_path, f"{RUN}/seed{k}", "full", [0.5] * 2)
+        write_json(tmp_path / f"{RUN}/seed{k}/outcome.json", {"status": "done", "step": step})
+    assert pool(tmp_path).step is expected or pool(tmp_path).step == expected
 
 
 @pytest.mark.parametrize(("second", "status"), [("diverged", "diverged"), ("not finite", "missing")])
