@@ -180,6 +180,8 @@ def test_what_may_be_taken_on_several_gpus(more, chosen, expected):
     training = memory.Training(**more)
     assert placement.candidates(training, 2, **chosen) == expected
     assert placement.candidates(training, 1, **chosen) == [(0, "none")]
+    if len(expected) == 1:  # set by hand: taken as it is, whatever it needs
+        assert placement.choose(memory.Shape(4096, 32, 32, 32, 11008, 32000), training, 2, 1.0, **chosen) == expected[0]
 
 
 def test_the_fewest_gpus_divide_the_batch():
