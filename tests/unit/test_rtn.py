@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.core.weights import quantization
 from scripts.quantizers import rtn
 
 F = np.float32
@@ -109,3 +110,17 @@ def test_check_accepts_what_fits_and_what_is_unknown_yet():
 def test_group_that_does_not_divide_a_layer():
     with pytest.raises(ValueError, match="group: 7 does not divide the 24 columns"):
         rtn.quantize(sample(), 4, "group", 7)
+
+
+@pytest.mark.parametrize(
+    "scheme, bits",
+    [
+        ({"granularity": "tensor"}, 8 * 32 * 4 + 32),
+        ({"granularity": "channel"}, 8 * 32 * 4 + 8 * 32),
+        ({"granularity": "group", "group": 16}, 8 * 32 * 4 + 16 * 32),
+        ({"granularity": "group", "group": 16, "symmetric": False}, 8 * 32 * 4 + 16 * (32 + 4)),
+    ],
+)
+def test_bits_count_scales_and_zero_points(monkeypatch, scheme, bits):
+    monkeypatch.setattr(quantization, "report", lambda model, layer_bits: layer_bits(8, 32))
+    assert rtn.describe(None, {"bits": 4, **scheme}) == bits
