@@ -13,7 +13,7 @@ from scripts.core.planning.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 BELOW = {"news": "config.yaml", "books": "config.yaml", "sure": "config.yaml", "controls": "profiles/demo/sweep.yaml"}
-BELOW |= dict.fromkeys(("widths", "schemes", "calibration", "cure", "steps"), "profiles/demo/sweep.yaml")
+BELOW |= dict.fromkeys(("widths", "schemes", "calibration", "cure", "steps", "targets"), "profiles/demo/sweep.yaml")
 BELOW["seven_b"] = "config.yaml"
 
 
@@ -52,6 +52,18 @@ def test_sure_has_the_papers_settings():
         "npo": (90.0, 20.0),
         "ga": (99.0, 400.0),
     }
+
+
+def test_targets_are_the_demos_but_for_their_seed():
+    plan = laid_over("targets")
+    demo = plan.config["corpora"].pop("people")
+    for number in (1, 2, 3):
+        entry = plan.config["corpora"].pop(f"seed{number}")
+        assert entry["model"].pop("seed") == number
+        assert entry == {**demo, "model": {key: value for key, value in demo["model"].items() if key != "seed"}}
+    assert not plan.config["corpora"]
+    along = [run for run in plan.runs.values() if run.stage == "unlearn" and run.point]
+    assert len(unlearned(plan)) == 9 + len(along) and len(along) == 27
 
 
 def test_controls_vary_one_ingredient_at_a_time():
