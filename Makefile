@@ -29,7 +29,7 @@ demo: install  ## run the main job on a small model trained here, then print its
 	$(BIN)/snakemake --profile profiles/demo --report-after-run --report results/demo/report.html
 	$(BIN)/python -m scripts.summary --tables results/demo --report results/demo/report.html
 
-controls: install  ## which ingredient makes unlearning survive quantization: the control grid (an hour on 2 cores; start again to go on)
+controls: install  ## which ingredient makes unlearning survive quantization: the control grid (under an hour on 2 cores; start again to go on)
 	$(BIN)/snakemake --profile profiles/demo --configfile profiles/demo/sweep.yaml profiles/presets/controls.yaml --report-after-run --report results/controls/report.html
 	$(BIN)/python -m scripts.summary --tables results/controls --report results/controls/report.html
 	mkdir -p docs/measurements
