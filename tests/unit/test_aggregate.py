@@ -99,23 +99,26 @@ def test_cells_without_a_score_are_empty_with_a_reason(sweep):
     put(root, "people/d/x/seed0", "full", value=None, n=0, samples=[])
     put(root, "people/e/x/seed0", "full", status="diverged", value=None)
     write_json(root / "people/e/x/seed0/outcome.json", {"status": "diverged", "step": 3})
+    put(root, "people/h/x/seed0", "full")
+    (root / "people/h/x/seed0/eval/full/verbmem_f.json").write_text("[1, 2]")
     log = root / "logs/people/g/x/seed0/unlearn.log"
     log.parent.mkdir(parents=True)
     log.write_text(
         "  0%|  | 0/9\r 11%|# | 1/9\nTraceback (most recent call last):\nOutOfMemoryError: CUDA out of memory\n 11%|# | 1/9\n"
     )
-    given = reference("target") + [c for name in "abcdefg" for c in cells(f"people/{name}/x/seed0", setting=name)]
+    given = reference("target") + [c for name in "abcdefgh" for c in cells(f"people/{name}/x/seed0", setting=name)]
     made = program.aggregate(given, root)
     table, back = made["scores"], made["recovery"]
     ours = table[table.method == "npo"]
     assert ours["value"].isna().all() and ours.low.isna().all() and (ours.status != "ok").all() and (ours.reason != "").all()
-    states = {name: row(ours, setting=name, scheme="full")[["status", "reason"]].tolist() for name in "abcdefg"}
+    states = {name: row(ours, setting=name, scheme="full")[["status", "reason"]].tolist() for name in "abcdefgh"}
     assert states["a"] == ["diverged", "diverged at step 7"]
     assert states["b"] == ["not finite", "logits are not finite"]
     assert states["c"][0] == "missing" and "not readable as JSON" in states["c"][1]
     assert states["d"] == ["not finite", "value is None"]
     assert states["e"] == ["diverged", "diverged at step 3"]
     assert states["f"] == ["missing", "no people/f/x/seed0/eval/full/verbmem_f.json"]
+    assert states["h"][0] == "missing" and "verbmem_f.json is no metric file" in states["h"][1]
     assert states["g"] == ["missing", "unlearn did not finish; its log ends: OutOfMemoryError: CUDA out of memory"]
     assert back.K.isna().all() and back.R.isna().all() and (back.K_reason != "").all() and (back.R_reason != "").all()
     assert row(back, setting="a", scheme="full").R_reason.startswith("diverged: the unlearned run")

@@ -53,6 +53,8 @@ def load(cell: dict, results: Path) -> Score:
         content = read_json(path)
     except ValueError as error:
         return Score(row | state("missing", str(error)))
+    if not isinstance(content, dict):
+        return Score(row | state("missing", f"{path} is no metric file"))
     row |= {"bits_per_weight": content.get("bits_per_weight"), "split": cell.get("split") or split(cell, content)}
     if content.get("status", "ok") != "ok":
         return Score(row | state(content["status"], content.get("reason") or divergence(results / cell["run"])))
