@@ -8,7 +8,6 @@ folder with {"status": "diverged"} only.
 """
 
 import argparse
-import json
 import resource
 import textwrap
 import time
@@ -31,18 +30,13 @@ def catalogue() -> str:
         lines += [f"    environment {facts['ENVIRONMENT']}, {where}; needs {' or '.join(facts['HARDWARE'])}"]
         lines += [f"    source: {facts['SOURCE']}"]
         for key, schema in facts["PARAMETERS"].items():
-            allowed = [f"one of {', '.join(map(spelled, schema['enum']))}"] if "enum" in schema else []
+            allowed = [f"one of {', '.join(map(registry.spelled, schema['enum']))}"] if "enum" in schema else []
             signs = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
             allowed += [f"{sign} {schema[bound]}" for bound, sign in signs if bound in schema]
-            text = f"{key} = {spelled(schema['default'])}: {schema['description']}"
+            text = f"{key} = {registry.spelled(schema['default'])}: {schema['description']}"
             text += f" ({', '.join(allowed)})" if allowed else ""
             lines += textwrap.wrap(text, 110, initial_indent="      ", subsequent_indent="        ")
     return "\n".join(lines)
-
-
-def spelled(value) -> str:
-    """A value as it is written in config.yaml."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def libraries() -> dict[str, str]:

@@ -8,6 +8,7 @@ they are read from the syntax tree, so that a login node builds the DAG without 
 import ast
 import difflib
 import importlib
+import json
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def nearest(name, known) -> str:
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"known: {', '.join(known) or '(none)'}{hint}"
+
+
+def spelled(value) -> str:
+    """A value as it is written in a configuration: a text of digits in quotes, nothing as null."""
+    return (repr(value) if value.isdigit() else value) if isinstance(value, str) else json.dumps(value)
 
 
 def require(room: str, name: str, key: str) -> str:

@@ -5,12 +5,11 @@ is one line that names the key, the value and what is allowed.
 """
 
 import copy
-import json
 import math
 
 from jsonschema import Draft202012Validator, validators
 
-from scripts.core.registry import nearest
+from scripts.core.registry import nearest, spelled
 
 
 def is_integer(checker, value) -> bool:
@@ -29,11 +28,6 @@ Validator = validators.extend(Draft202012Validator, type_checker=TYPES)
 
 class ConfigError(ValueError):
     """One line: key, value, what is allowed."""
-
-
-def spelled(value) -> str:
-    """A value as it is written in a configuration: a text of digits in quotes, nothing as null."""
-    return (repr(value) if value.isdigit() else value) if isinstance(value, str) else json.dumps(value)
 
 
 def allowed(schema: dict) -> str:
