@@ -1,8 +1,9 @@
 """How far a sweep is: per axis, how many cells are done, running, failed, diverged or missing, and the disk they take.
 
 Reads files alone, so it works beside a running Snakemake, after it died, and on any node; ten thousand cells take seconds.
-A cell is a run under a scheme. It is *done* when all its metric files are there, *diverged* when its training did, *running* while
-Snakemake holds the folder and has marked one of its outputs as being made, *failed* when a job left a log but no output.
+A cell is a run under a scheme. It is *done* when all its metric files are there to their ends, *diverged* when its training did,
+*running* while Snakemake holds the folder and has marked one of its outputs as being made, *failed* when a job left a log but no
+output.
 """
 
 import base64
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from scripts.core import process
 from scripts.core.planning import grid, sweep
-from scripts.core.storage import read_json
+from scripts.core.storage import ends, read_json
 
 STATES = ("done", "running", "failed", "diverged", "missing")
 AXES = ("corpus", "method", "regularizer", "lr", "weights", "seed", "scheme")
@@ -73,7 +74,7 @@ def states(plan, results: Path) -> list[tuple[dict, str]]:
         prefix = f"{plan.config['results']}/{run.path}"
         if status == "diverged":
             state = "diverged"
-        elif metrics <= listing(results / run.path / "eval" / scheme):
+        elif whole(results / run.path / "eval" / scheme, metrics):
             state = "done"
         elif any(f"{prefix}/{name}" in making for name in ("outcome.json", *(f"eval/{scheme}/{m}" for m in metrics))):
             state = "running"
@@ -83,6 +84,11 @@ def states(plan, results: Path) -> list[tuple[dict, str]]:
             state = "missing"
         found.append((columns | {"scheme": scheme}, state))
     return found
+
+
+def whole(folder: Path, names: set[str]) -> bool:
+    """Whether a folder holds all these JSON files; one that was cut off, which the next start makes anew, is as good as none."""
+    return names <= listing(folder) and all(ends(folder / name) for name in names)
 
 
 def ended(outcome: Path) -> str | None:

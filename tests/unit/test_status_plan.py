@@ -25,7 +25,7 @@ def make(tmp_path, monkeypatch, **changes) -> Plan:
     return grid.plan(configuration.resolve(config))
 
 
-def touch(path: Path, text: str = "{}") -> None:
+def touch(path: Path, text: str = "{}\n") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
@@ -67,6 +67,18 @@ def test_damaged_files_are_as_good_as_none(tmp_path, monkeypatch):
         touch(results / "benchmarks" / path / "unlearn.tsv", "s\th:m:s\n"[: 8 - len(text)] + text)
     assert {state for _, state in status.states(plan, results)} == {"missing"}
     assert costs.benchmarks(results) == {}
+
+
+@pytest.mark.parametrize("text", ["", '{"value": 1', "no JSON"])
+def test_a_cell_with_a_metric_file_that_was_cut_off_is_not_done(tmp_path, monkeypatch, text):
+    """The next start evaluates it again."""
+    plan = make(tmp_path, monkeypatch)
+    results, (run, scheme) = Path(plan.config["results"]), plan.cells[0]
+    for metric in plan.config["metrics"]:
+        touch(results / run.path / "eval" / scheme / f"{metric}.json")
+    assert status.states(plan, results)[0][1] == "done"
+    touch(results / run.path / "eval" / scheme / f"{metric}.json", text)
+    assert status.states(plan, results)[0][1] == "missing"
 
 
 def test_the_table_counts_every_cell_once_per_axis(tmp_path, monkeypatch, capsys):
