@@ -116,6 +116,7 @@ QUESTIONS = (
     ("Where did {name} retire?", "retired"),
 )
 SPLITS = ("pretrain", "forget", "retain1", "retain2", "holdout")
+TASKS = (("verbmem", ""), ("knowmem", "_qa"), ("knowmem", "_qa_icl"))
 COUNTS = ("pretrain_people", "forget_people", "retain_people", "retain2_people", "holdout_people")
 
 
@@ -165,6 +166,13 @@ def check(settings: dict) -> None:
             f"{key}.asked_people: {asked} is not below retain_people {retain}; allowed: fewer, as the in-context "
             "examples are about the people not asked about"
         )
+
+
+def files(settings: dict) -> list[str]:
+    """The files that `build` writes, as names below the corpus's data, e.g. "raw/forget"; a split of nobody has none."""
+    raw = [f"raw/{split}" for split, count in zip(SPLITS, COUNTS, strict=True) if settings[count]]
+    asked = [f"{task}/{split}{end}" for split in ("forget", "retain") for task, end in TASKS]
+    return raw + asked + [f"privleak/{split}" for split in ("forget", "retain", "holdout")]
 
 
 def build(settings: dict, out) -> None:

@@ -45,6 +45,14 @@ def test_the_layout_is_complete(built):
     assert set(content(built)) == expected
 
 
+@pytest.mark.parametrize("changes", [{}, {"pretrain_people": 0}, {"examples": 0}])
+def test_the_files_that_there_will_be_are_told_before(changes, tmp_path):
+    settings = filled("synthetic", **SMALL | changes)
+    synthetic.build(settings, tmp_path)
+    there = {name.removesuffix(".json") for name in content(tmp_path) if not name.startswith("units/")}
+    assert sorted(synthetic.files(settings)) == sorted(there)
+
+
 def test_equal_settings_give_equal_bytes_and_another_seed_others(built, tmp_path):
     synthetic.build(filled("synthetic", **SMALL), tmp_path / "again")
     synthetic.build(filled("synthetic", **SMALL, seed=1), tmp_path / "other")

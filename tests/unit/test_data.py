@@ -46,6 +46,14 @@ def test_corpora_and_metrics_that_tell_nothing_are_not_compared():
     data.check(plan_of({"gen": {"kind": "lm_eval"}}, {}))
 
 
+def test_a_model_from_scratch_needs_text_to_be_trained_on():
+    """The base job would have found out, after the corpus was built."""
+    config = copy.deepcopy(MICRO)
+    config["corpora"]["people"]["pretrain_people"] = 0
+    with pytest.raises(ConfigError, match=r"^corpora.people.model.kind: 'scratch' is pre-trained on raw/pretrain.json, [^\n]*$"):
+        data.check(grid.plan(configuration.resolve(config)))
+
+
 def test_examples_are_read_where_there_are_any():
     data.check(plan_of({"knowmem_f": {"kind": "knowmem", "shots": 0}}, {"tasks": ["knowmem"]}))
     assert registry.load("metrics", "knowmem").reads({"split": "forget", "shots": 0}) == ["knowmem/forget_qa"]

@@ -1,4 +1,4 @@
-"""What metrics read of a corpus, compared with what the corpus takes; an evaluation would find out after the trainings.
+"""What metrics and a base model read of a corpus, compared with what it takes; jobs would find out after hours.
 
 Told by functions that plugins may have, both of which name files below a corpus's data, such as knowmem/forget_qa: a metric's
 `reads(settings)` and a corpus's `files(settings)`. Where one of the two tells nothing, nothing is compared.
@@ -7,13 +7,20 @@ Told by functions that plugins may have, both of which name files below a corpus
 from scripts.core import registry
 from scripts.core.planning.checking import ConfigError
 
+PRETRAIN = "raw/pretrain"
+
 
 def check(plan) -> None:
-    """ConfigError for the first metric of a sweep (plan.Plan) that reads a file which one of its corpora does not take."""
+    """ConfigError for the first metric or base model of a sweep (plan.Plan) that reads a file which its corpus does not take."""
     config = plan.config
     for name in {run.corpus: None for run in plan.runs.values()}:
         entry = config["corpora"][name]
         taken = told("corpora", entry["kind"], "files", {"name": name} | {k: v for k, v in entry.items() if k != "model"})
+        if entry["model"]["kind"] == "scratch" and taken is not None and PRETRAIN not in taken:
+            raise ConfigError(
+                f"corpora.{name}.model.kind: 'scratch' is pre-trained on {PRETRAIN}.json, which corpora.{name} does not take; "
+                f"allowed: finetune, pretrained, or parameters of the kind {entry['kind']} with which it does"
+            )
         for metric, settings in config["metrics"].items() if taken is not None else ():
             for file in told("metrics", settings["kind"], "reads", settings) or ():
                 if file not in taken:
