@@ -40,6 +40,11 @@ BAD = {
     "a name that is taken": ("methods", (METHOD + LOSS).replace("beta", "batch"), "PARAMETERS.batch: is the name of a key"),
     "the regularizer's weight": ("methods", (METHOD + LOSS).replace("beta", "alpha"), "PARAMETERS.alpha: is the name of a key"),
     "no environment": ("quantizers", SCHEME.replace("ENV", "OF_ENV") + LOAD + DESCRIBE, "ENVIRONMENT is missing"),
+    "an environment that is not there": (
+        "quantizers",
+        SCHEME.replace('"train"', '"gptqq"') + LOAD + DESCRIBE,
+        "ENVIRONMENT: 'gptqq' is not allowed; allowed: one of train, autogptq, gguf, gptq,",
+    ),
     "no description": ("quantizers", SCHEME + LOAD, "has no function describe"),
     "nothing that makes it": ("quantizers", SCHEME.replace("False", "True") + LOAD + DESCRIBE, "has no function quantize"),
     "a check that can't be called": ("quantizers", SCHEME + LOAD + DESCRIBE + "def check(scheme): ...\n", "check() takes 1"),
@@ -47,6 +52,11 @@ BAD = {
     "no version": ("metrics", "PARAMETERS = {}\n" + EVALUATE + RESCORE, "VERSION is missing"),
     "no rescoring": ("metrics", METRIC + EVALUATE, "has no function rescore"),
     "no table": ("figures", "def draw(tables): ...\n", "TABLES is missing"),
+    "a table that is not there": (
+        "figures",
+        GOOD["figures"].replace("scores", "score"),
+        "TABLES[0]: 'score' is not allowed; allowed: one of scores, recovery",
+    ),
     "no Python": ("figures", "TABLES = [\n", "line 1: '[' was never closed"),
 }
 

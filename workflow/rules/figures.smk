@@ -4,13 +4,7 @@
 TOGETHER = {}
 for name in FIGURES:
     alone = name if os.path.exists(f"{RESULTS}/figures/.{name}.broken") else ""
-    read = registry.constants("figures", name)["TABLES"]
-    for table in read:
-        if table not in TABLES:
-            raise WorkflowError(
-                f"config: scripts/figures/{name}.py: TABLES: unknown name {table!r}; {registry.nearest(table, TABLES)}"
-            )
-    TOGETHER.setdefault((tuple(sorted(read)), alone), []).append(name)
+    TOGETHER.setdefault((tuple(sorted(registry.constants("figures", name)["TABLES"])), alone), []).append(name)
 
 
 for (read, alone), names in TOGETHER.items():

@@ -7,7 +7,8 @@ them. What a function does shows when it runs.
 import ast
 from functools import cache
 
-from scripts.core import registry
+from scripts.core import isolation, registry
+from scripts.core.analysis import columns
 from scripts.core.planning.checking import ConfigError, Validator, check_value
 
 NEEDS = ("sequence_logprob", "retain", "distribution", "logits", "model")  # what a loss may ask for besides the forget batch
@@ -19,14 +20,14 @@ LITERALS = {  # of each room: schema of what stands in capitals
     },
     "regularizers": {"KIND": {"enum": ["training"]}, "NEEDS": {"type": "array", "items": {"enum": list(NEEDS)}}},
     "quantizers": {
-        "ENVIRONMENT": {"type": "string"},
+        "ENVIRONMENT": {"enum": [isolation.MAIN, *isolation.names()]},  # the files of pins in envs
         "ARTIFACT": {"type": "boolean"},
         "HARDWARE": {"type": "array", "items": {"enum": ["cpu", "cuda"]}, "minItems": 1},
         "SOURCE": {"type": "string"},
     },
     "metrics": {"VERSION": {"type": "integer"}},
     "corpora": {},
-    "figures": {"TABLES": TEXTS | {"minItems": 1}},
+    "figures": {"TABLES": {"type": "array", "items": {"enum": list(columns.TABLES)}, "minItems": 1}},
 }
 MAY_HAVE = {  # functions, and how many arguments they are given
     "quantizers": {"check": 2, "held": 2, "stored": 2},
