@@ -8,8 +8,8 @@ Disk is what the kept checkpoints take, by their number of weights and stored pr
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from scripts.core import process
-from scripts.core.planning import grid, placement, sweep
+from scripts.core import isolation, process
+from scripts.core.planning import grid, placement, serving, sweep
 from scripts.core.planning.config import billions
 
 STORED = {"bf16": 2, "fp32": 4}  # bytes per weight
@@ -77,11 +77,23 @@ def disk(plan) -> tuple[float, float]:
     return kept, state
 
 
+def unmade(plan) -> list[str]:
+    """A line for each environment that the sweep needs and that is not there; conda makes its own (`snakemake --sdm conda`)."""
+    needed = {grid.made_in(scheme) for scheme in plan.config["schemes"].values()} | {serving.environment(plan.config)}
+    found = []
+    for name in sorted(needed - {"", isolation.MAIN}):
+        try:
+            isolation.interpreter(name)
+        except isolation.MissingEnvironment as error:
+            found.append(str(error))
+    return found
+
+
 @process.guarded
 def main(argv=None) -> int:
     """Print the plan; exit code 2 with one line when the configuration is wrong."""
     options = sweep.parser("plan", __doc__).parse_args(argv)
-    plan = sweep.read(*options.config)
+    plan = sweep.checked(sweep.laid(*options.config))
     measured = benchmarks(Path(plan.config["results"]))
     unlearned = sum(run.stage == "unlearn" and not run.point for run in plan.runs.values())
     along = sum(bool(run.point) for run in plan.runs.values())
@@ -106,6 +118,8 @@ def main(argv=None) -> int:
         f"disk: {kept / 1e9:.2f} GB of checkpoints kept ({plan.config['keep_checkpoints']}, {plan.config['store_checkpoints']}),"
         f" and up to {state / 1e9:.2f} GB per running training"
     )
+    for line in unmade(plan):
+        print(line)
     return 0
 
 

@@ -139,6 +139,24 @@ def test_a_wrong_configuration_is_one_line(tmp_path, monkeypatch, capsys, progra
     assert len(errors) == 3 and "schemes: missing" in errors[0] and "a mapping" in errors[1] and "nowhere.yaml" in errors[2]
 
 
+def test_what_a_dry_run_refuses_the_plan_refuses_and_the_status_does_not(tmp_path, monkeypatch, capsys):
+    """What was computed on one machine is looked at on another, which lacks a folder, say."""
+    odd = {"kind": "rtn", "bits": 3, "granularity": "group", "group": 7}
+    make(tmp_path, monkeypatch, schemes=MICRO["schemes"] | {"rtn_int3": odd})
+    assert costs.main(["--config", "sweep.yaml"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: schemes.rtn_int3.group: 7 ") and captured.err.count("\n") == 1 and not captured.out
+    assert status.main(["--config", "sweep.yaml"]) == 0
+
+
+def test_the_plan_names_environments_that_are_to_be_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("UNLEARNING_ENVS", str(tmp_path / "none"))
+    for scheme, words in (({"kind": "rtn"}, []), ({"kind": "gptq", "group": 32}, ["environment: 'gptq' is missing; make it"])):
+        make(tmp_path, monkeypatch, schemes={"full": {"kind": "full"}, "int4": scheme})
+        assert costs.main(["--config", "sweep.yaml"]) == 0
+        assert [line[:39] for line in capsys.readouterr().out.splitlines() if "environment" in line] == words
+
+
 def test_a_sweep_json_of_an_earlier_version_gets_the_keys_that_came_later(tmp_path):
     config = configuration.resolve(json.loads(json.dumps(MICRO)))
     for key in ("engine", "stop"):

@@ -21,12 +21,11 @@ from scripts.core import slurm_polling
 from scripts.core.analysis import columns
 from scripts.core.planning import calibration
 from scripts.core.planning import config as configuration
-from scripts.core.planning import data
 from scripts.core.planning import given
 from scripts.core.planning import grid
 from scripts.core.planning import naming
-from scripts.core.planning import placement
 from scripts.core.planning import serving
+from scripts.core.planning import sweep as sweeps
 from scripts.core.planning.combinations import trains
 from scripts.core.storage import dumps
 from scripts.core.storage import ends
@@ -45,12 +44,8 @@ if not workflow.config_settings.configfiles:
 try:
     for file in workflow.configfiles:
         given.check_repeated(file)
-    config = configuration.resolve(given.overlaid(config, workflow.config_settings.config))
-    PLAN = grid.plan(config)
-    configuration.check_plugins(config)
-    data.check(PLAN)
-    placement.check(PLAN)
-    calibration.check_built(PLAN, config["results"])
+    PLAN = sweeps.checked(given.overlaid(config, workflow.config_settings.config))
+    config = PLAN.config
 except ValueError as error:
     raise WorkflowError(f"config: {error}") from None
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from scripts.core.planning import calibration, data, given, grid, placement
 from scripts.core.planning import config as configuration
-from scripts.core.planning import given, grid, placement
 from scripts.core.planning.plan import Plan
 from scripts.core.storage import read_json
 
@@ -15,6 +15,16 @@ def resolved(path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"--sweep: {str(path)!r} holds {str(content)[:80]!r}; allowed: a JSON object, as a sweep writes it")
     return configuration.resolve(content)
+
+
+def checked(content: dict) -> Plan:
+    """The plan of a configuration as YAML gives it, after all that can be checked before a job; ValueError (one line) if wrong."""
+    plan = grid.plan(configuration.resolve(content))
+    configuration.check_plugins(plan.config)
+    data.check(plan)
+    placement.check(plan)
+    calibration.check_built(plan, plan.config["results"])
+    return plan
 
 
 def rows(config: dict) -> list[dict]:
@@ -33,8 +43,8 @@ def parser(program: str, description: str, also: str = "") -> argparse.ArgumentP
     return arguments
 
 
-def read(*paths) -> Plan:
-    """The plan of configuration files (YAML) or of a sweep's own sweep.json; ValueError with one line when it is wrong.
+def laid(*paths) -> dict:
+    """Content of configuration files (YAML) or of a sweep's own sweep.json; ValueError with one line for one that can't be read.
 
     Of several files, later ones are laid over earlier ones, as `snakemake --configfile` does.
     """
@@ -43,9 +53,12 @@ def read(*paths) -> Plan:
     content = {}
     for path in paths:
         update_config(content, parsed(path))
-    plan = grid.plan(configuration.resolve(content))
-    placement.check(plan)
-    return plan
+    return content
+
+
+def read(*paths) -> Plan:
+    """The plan of configuration files, to look at what is there: nothing is asked of this machine, which may not be the sweep's."""
+    return grid.plan(configuration.resolve(laid(*paths)))
 
 
 def parsed(path) -> dict:
