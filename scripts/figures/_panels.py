@@ -51,6 +51,11 @@ def valued(*rows) -> bool:
     return all(row is not None and row.value == row.value for row in rows)
 
 
+def recovers(row) -> bool:
+    """Whether a row exists and has a recovery R."""
+    return row is not None and row.R == row.R
+
+
 def absences(table, names: dict) -> list[str]:
     """Lines that say which cells have no value and why, schemes and metrics of one run with one reason together."""
     together = {}

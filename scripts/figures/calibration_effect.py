@@ -5,6 +5,7 @@ right: the difference to the first set's R, whose interval is paired.
 """
 
 from scripts.core.analysis import style, tables
+from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["calibration_effect"]
@@ -45,26 +46,16 @@ def draw(tables_):
 def panel(axis, rows, places, looks, column: str) -> None:
     """Marks of R or D in percent, one per family and set, with whiskers."""
     axis.axvline(0, color=style.INK, linewidth=0.6)
+    layout.row_axis(axis, len(places))
     order = {place: y for y, place in enumerate(places)}
-    for y in range(1, len(places), 2):
-        axis.axhspan(y - 0.5, y + 0.5, color="#F5F5F5", linewidth=0, zorder=0)
-    for shift, (name, look) in zip(offsets(len(looks)), looks.items(), strict=True):
-        here = [row for row in rows[rows.calibration == name].itertuples() if getattr(row, column) == getattr(row, column)]
+    for shift, (name, look) in zip(layout.offsets(len(looks)), looks.items(), strict=True):
+        here = list(rows[(rows.calibration == name) & rows[column].notna()].itertuples())
         values, lows, highs = ([100 * getattr(row, column + part) for row in here] for part in ("", "_low", "_high"))
-        arms = [[max(0.0, v - b) for v, b in zip(values, lows, strict=True)]]
-        arms += [[max(0.0, b - v) for v, b in zip(values, highs, strict=True)]]
+        arms = panels.lengths([(v - low, high - v) for v, low, high in zip(values, lows, highs, strict=True)])
         axis.errorbar(
             values, [order[tables.key(row), row.family] + shift for row in here], xerr=arms, **look,
             markersize=3, elinewidth=0.6, linestyle="none", label=f"_{name}",
         )  # fmt: skip
-    axis.set_ylim(len(places) - 0.5, -0.5)
-    axis.grid(False, axis="y")
-    axis.tick_params(axis="y", length=0)
-
-
-def offsets(count: int) -> list[float]:
-    """Places of `count` marks around a row's middle."""
-    return [0.6 * ((i + 0.5) / count - 0.5) for i in range(count)]
 
 
 def missing(table, names) -> list[str]:

@@ -1,12 +1,14 @@
 """What each model cost: time of its jobs by stage, bytes of its checkpoint and of the model under each scheme."""
 
 from scripts.core.analysis import style, tables
+from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["costs"]
 STAGES = {"train_hours": "training", "quantize_hours": "quantization", "evaluate_hours": "evaluation"}
 STAGES |= {"mechanism_hours": "analysis of the weights"}
-SHADES = ("#444444", "#888888", "#BBBBBB", "#E4E4E4")  # greys: colours stand for schemes
+SHADES = dict(zip(STAGES, ("#444444", "#888888", "#BBBBBB", "#E4E4E4"), strict=True))  # greys: colours stand for schemes
+CHECKPOINT = {"color": style.INK, "marker": "|", "markersize": 7, "markeredgewidth": 1.2}  # its mark
 LIMIT = 40  # models
 HOURS = ((1.0, "h"), (60.0, "min"), (3600.0, "s"))
 BYTES = ((1e-9, "GB"), (1e-6, "MB"), (1e-3, "kB"))
@@ -28,35 +30,41 @@ def draw(tables_):
     unit_b, scale_b = unit(largest, BYTES)
     figure = style.figure(style.TEXT, 0.17 * len(shown) + 1.3)
     left, right = figure.subplots(1, 2, sharey=True)
-    colours = dict(zip(STAGES, SHADES, strict=True))
-    ends = [0.0] * len(shown)
-    for stage, words in STAGES.items():
-        widths = [hours[key].get(stage, 0.0) * scale_h for key in shown]
-        left.barh(range(len(shown)), widths, left=ends, height=0.7, color=colours[stage], label=f"_{words}", linewidth=0)
-        ends = [end + width for end, width in zip(ends, widths, strict=True)]
-    schemes = list(dict.fromkeys(name for parts in sizes.values() for name in parts if name))
-    looks = style.look(schemes)
-    for name, look in {"": {"color": style.INK, "marker": "|"}, **looks}.items():
-        points = [(sizes[key][name] * scale_b, y) for y, key in enumerate(shown) if name in sizes[key]] or [(float("nan"), 0)]
-        big = {"markersize": 7, "markeredgewidth": 1.2} if not name else {"markersize": 3}
-        right.plot(*zip(*points, strict=True), linestyle="none", label=f"_{name or 'checkpoint'}", **look, **big)
+    looks = style.look(list(dict.fromkeys(name for parts in sizes.values() for name in parts if name)))
+    draw_hours(left, [hours[key] for key in shown], scale_h)
+    draw_sizes(right, [sizes[key] for key in shown], scale_b, looks)
     left.set_yticks(range(len(shown)), [f"{key.corpus}: {names[key]}" if several else names[key] for key in shown])
-    left.set_ylim(len(shown) - 0.5, -0.5)
     device = " and ".join(dict.fromkeys(text.upper() for text in costs.device if text))
     left.set_xlabel(f"wall-clock time of its jobs ({unit_h}{', on ' + device if device else ''})")
     right.set_xlabel(f"size ({unit_b})")
     right.set_xlim(left=0)
     for axis in (left, right):
-        axis.grid(False, axis="y")
-        axis.tick_params(axis="y", length=0)
-    bars = [style.handle(words, marker="s", color=colours[stage]) for stage, words in STAGES.items() if any_of(hours, stage)]
-    marks = [style.handle("checkpoint on disk", marker="|", color=style.INK, markersize=7, markeredgewidth=1.2)]
+        layout.row_axis(axis, len(shown), stripes=False)
+    bars = [style.handle(words, marker="s", color=SHADES[stage]) for stage, words in STAGES.items() if any_of(hours, stage)]
+    marks = [style.handle("checkpoint on disk", **CHECKPOINT)]
     style.legend(figure, bars + marks + [style.handle(f"model, {name}", **look) for name, look in looks.items()])
     notes = ["Means over seeds. Quantization and evaluation: sums over all schemes"]
     notes += [f"{len(keys) - LIMIT} more models are not drawn (costs.csv has them)"] if len(keys) > LIMIT else []
     notes += [f"No time of training: {names[key]}" for key in shown if "train_hours" not in hours[key]]
     style.note(figure, notes)
     return figure
+
+
+def draw_hours(axis, models: list[dict], scale: float) -> None:
+    """Bars of the models' hours, stage after stage."""
+    ends = [0.0] * len(models)
+    for stage, words in STAGES.items():
+        widths = [hours.get(stage, 0.0) * scale for hours in models]
+        axis.barh(range(len(models)), widths, left=ends, height=0.7, color=SHADES[stage], label=f"_{words}", linewidth=0)
+        ends = [end + width for end, width in zip(ends, widths, strict=True)]
+
+
+def draw_sizes(axis, models: list[dict], scale: float, looks: dict) -> None:
+    """Marks of the bytes of the models' checkpoints, and of the models under each scheme."""
+    marks = {"": CHECKPOINT} | {name: {**look, "markersize": 3} for name, look in looks.items()}
+    for name, mark in marks.items():
+        points = [(sizes[name] * scale, y) for y, sizes in enumerate(models) if name in sizes] or [(float("nan"), 0)]
+        axis.plot(*zip(*points, strict=True), linestyle="none", label=f"_{name or 'checkpoint'}", **mark)
 
 
 def numbers(column):

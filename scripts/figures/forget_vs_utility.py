@@ -7,6 +7,7 @@ the same model under the scheme (filled). Up and left is good; an arrow to the r
 from matplotlib.collections import LineCollection
 
 from scripts.core.analysis import style, tables
+from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]
@@ -24,42 +25,35 @@ def draw(tables_):
     rows = rows[rows.metric.isin([utility, *metrics])]
     names, corpora = tables.label(rows), tables.corpora(rows)
     families = style.look(dict.fromkeys(key.family for key in names))
-    down = [(corpus, metric) for corpus in corpora for metric in metrics]
     crowd, known = len(names), panels.references(scores)
-    per_page, tall = (min(4, len(schemes)), 1.75) if crowd <= CROWD else (min(2, len(schemes)), 2.8)
-    bands = [schemes[i : i + per_page] for i in range(0, len(schemes), per_page)]
-    down = [(corpus, metric, band) for corpus, metric in down for band in bands]
-    figure = style.figure(style.TEXT if per_page > 1 else style.COLUMN, tall * len(down) + 0.7)
-    axes = figure.subplots(len(down), per_page, squeeze=False, sharex="row", sharey="row")
-    for i, (corpus, metric, band) in enumerate(down):
-        for j in range(per_page):
-            axis = axes[i][j]
-            if j >= len(band):
-                axis.set_visible(False)
-                continue
-            chosen = rows[rows.corpus == corpus]
-            panel(axis, chosen, metric, utility, band[j], families, crowd)
-            marks(axis, known, corpus, metric, utility, band[j])
-            axis.set_title(f"{corpus}: {band[j]}" if len(corpora) > 1 else band[j])
+    across, height = (min(4, len(schemes)), 1.75) if crowd <= CROWD else (min(2, len(schemes)), 2.8)
+    down = [(corpus, metric, band) for corpus in corpora for metric in metrics for band in layout.bands(schemes, across)]
+    figure = style.figure(style.TEXT if across > 1 else style.COLUMN, height * len(down) + 0.7)
+    axes = figure.subplots(len(down), across, squeeze=False, sharex="row", sharey="row")
+    for line, (corpus, metric, band) in zip(axes, down, strict=True):
+        for axis, scheme in layout.filled(line, band):
+            panel(axis, rows[rows.corpus == corpus], metric, utility, scheme, families, crowd)
+            marks(axis, known, corpus, metric, utility, scheme)
+            axis.set_title(f"{corpus}: {scheme}" if len(corpora) > 1 else scheme)
             axis.set_xlabel(tables.title(rows, metric) + " (×100)")
-            if j == 0:
-                axis.set_ylabel(tables.title(rows, utility) + " (×100)")
             axis.margins(0.08)
-    handles = [style.handle(name, **look) for name, look in families.items()]
-    handles += [
-        style.handle(weights + " weights", color=style.INK, linestyle=line)
-        for weights, line in panels.LINES.items()
-        if weights in set(rows.weights)
-    ]
-    handles += [
+        line[0].set_ylabel(tables.title(rows, utility) + " (×100)")
+    style.legend(figure, handles(families, set(rows.weights)))
+    style.note(figure, [panels.whiskers(rows) if crowd <= FEW else "", *panels.absences(rows, names)])
+    return figure
+
+
+def handles(families: dict, precisions: set) -> list:
+    """The legend: families by colour, precisions of the weights by line, and what the marks are."""
+    lines = [(weights, line) for weights, line in panels.LINES.items() if weights in precisions]
+    return [
+        *(style.handle(name, **look) for name, look in families.items()),
+        *(style.handle(f"{weights} weights", color=style.INK, linestyle=line) for weights, line in lines),
         style.handle("full precision", color=style.INK, marker="o", markerfacecolor="white"),
         style.handle("under the scheme", color=style.INK, marker="o"),
         style.handle("target", color=style.GREY, marker="*", markersize=6),
         style.handle("retrain", color=style.GREY, marker="p", markersize=5),
     ]
-    style.legend(figure, handles)
-    style.note(figure, [panels.whiskers(rows) if crowd <= FEW else "", *panels.absences(rows, names)])
-    return figure
 
 
 def panel(axis, rows, metric, utility, scheme, families, crowd) -> None:

@@ -6,6 +6,7 @@ never read the forget set).
 """
 
 from scripts.core.analysis import style, tables
+from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]
@@ -30,27 +31,18 @@ def draw(tables_):
     width = min(style.TEXT, 2.1 + 1.65 * len(metrics))
     figure = style.figure(width, sum(heights) + 0.8)
     axes = figure.subplots(len(corpora), len(metrics), squeeze=False, height_ratios=heights)
-    for i, corpus in enumerate(corpora):
-        for j, metric in enumerate(metrics):
-            chosen = rows[(rows.corpus == corpus) & (rows.metric == metric)]
-            panel(axes[i][j], chosen, cells[corpus], schemes, looks, per_row)
-            for method, line in (("target", "-"), ("retrain", "--")):
-                found = known.get((corpus, method, metric, "full"))
-                if found is not None:
-                    axes[i][j].axvline(found.value, color=style.GREY, linestyle=line, linewidth=0.8, zorder=1)
+    for line, corpus in zip(axes, corpora, strict=True):
+        for axis, metric in zip(line, metrics, strict=True):
+            panel(axis, rows[(rows.corpus == corpus) & (rows.metric == metric)], cells[corpus], schemes, looks, per_row)
+            layout.reference_lines(axis.axvline, known, corpus, metric)
             title = tables.title(rows, metric)
-            axes[i][j].set_title(f"{corpus}: {title}" if len(corpora) > 1 else title)
-            if j == 0:
-                axes[i][j].set_yticks(range(len(cells[corpus])), [names[key] for key in cells[corpus]])
-            else:
-                axes[i][j].set_yticks(range(len(cells[corpus])), [])
-            if i == len(corpora) - 1:
-                axes[i][j].set_xlabel("ROUGE-L F1 (×100)")
+            axis.set_title(f"{corpus}: {title}" if len(corpora) > 1 else title)
+            axis.set_yticks(range(len(cells[corpus])), [])
+        line[0].set_yticks(range(len(cells[corpus])), [names[key] for key in cells[corpus]])
+    for axis in axes[-1]:
+        axis.set_xlabel("ROUGE-L F1 (×100)")
     handles = [style.handle(scheme, **looks[scheme]) for scheme in schemes]
-    handles += [
-        style.handle(f"{m}, full precision", color=style.GREY, linestyle=s) for m, s in (("target", "-"), ("retrain", "--"))
-    ]
-    style.legend(figure, handles)
+    style.legend(figure, handles + layout.reference_handles(", full precision"))
     style.note(figure, [panels.whiskers(rows), *panels.absences(rows, names)])
     return figure
 
@@ -60,8 +52,7 @@ def panel(axis, rows, keys, schemes, looks, per_row) -> None:
     found = {(tables.key(row), row.scheme): row for row in rows.itertuples()}
     dodge = 0.72 / max(1, len(schemes) - 1)
     size = min(3.5, max(1.6, 72 * per_row * 0.8 / len(schemes) + 1))
-    for y in range(1, len(keys), 2):
-        axis.axhspan(y - 0.5, y + 0.5, color="#F5F5F5", linewidth=0, zorder=0)
+    layout.row_axis(axis, len(keys))
     full = [(y, found.get((key, "full"))) for y, key in enumerate(keys)]
     full = [(y, row.value) for y, row in full if panels.valued(row)]
     bounds = [[y + side for y, _ in full] for side in (-0.45, 0.45)]
@@ -81,8 +72,5 @@ def panel(axis, rows, keys, schemes, looks, per_row) -> None:
                 [0.012] * len(without), without, transform=axis.get_yaxis_transform(), marker="x", markersize=size,
                 color=looks[scheme]["color"], linestyle="none", clip_on=False, label=f"_missing {scheme}",
             )  # fmt: skip
-    axis.set_ylim(len(keys) - 0.5, -0.5)
     axis.set_xlim(-4, 104)
     axis.set_xticks([0, 25, 50, 75, 100])
-    axis.grid(False, axis="y")
-    axis.tick_params(axis="y", length=0)

@@ -6,6 +6,7 @@ row names what its cell changes. Steps and epochs are no ingredients: they follo
 
 from scripts.core.analysis import columns, style, tables
 from scripts.core.analysis.recovery import LEAD
+from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["scores", "recovery"]
@@ -102,17 +103,16 @@ def recovered(axis, rows, looks) -> None:
     """R of each row under each scheme, whiskers cut at the panel's edge; a word where R is undefined under all of them."""
     axis.axvline(0, color=style.INK, linewidth=0.6)
     axis.axvline(100, color=style.PALE, linewidth=0.6)
-    for place, (scheme, look) in enumerate(looks.items()):
-        shift = 0.6 * ((place + 0.5) / len(looks) - 0.5)
+    for shift, (scheme, look) in zip(layout.offsets(len(looks)), looks.items(), strict=True):
         here = [(y + shift, cells.get(scheme)) for y, (_, cells) in enumerate(rows)]
-        here = [(y, row) for y, row in here if row is not None and row.R == row.R]
+        here = [(y, row) for y, row in here if panels.recovers(row)]
         axis.errorbar(
             [100 * row.R for _, row in here], [y for y, _ in here], xerr=panels.recovery_arms([row for _, row in here]), **look,
             markersize=3, elinewidth=0.5, linestyle="none", label=f"_{scheme}",
         )  # fmt: skip
     for y, (_, cells) in enumerate(rows):
         others = [row for scheme, row in cells.items() if scheme != "full"]
-        if others and all(row.R != row.R for row in others):
+        if others and not any(panels.recovers(row) for row in others):
             little = all(LEAD in row.R_reason for row in others)
             word = "too little forgotten to tell" if little else others[0].R_reason.split(":")[0] or others[0].status
             axis.text(2, y, word, va="center", color=style.GREY, fontsize=style.SMALL)
@@ -128,5 +128,5 @@ def outside(families) -> list[str]:
         for (_, family), rows in families.items()
         for label, cells in rows
         for scheme, row in cells.items()
-        if row.R == row.R and not -1.1 <= row.R <= 1.5
+        if panels.recovers(row) and not -1.1 <= row.R <= 1.5
     ]

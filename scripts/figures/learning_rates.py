@@ -1,6 +1,7 @@
 """Forgetting against the learning rate: the forget score under each scheme, per method and precision of the weights."""
 
 from scripts.core.analysis import style, tables
+from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]
@@ -29,10 +30,7 @@ def draw(tables_):
         for axis, weights in zip(line, precisions, strict=True):
             here = drawn[(drawn.corpus == corpus) & (drawn.method == method) & (drawn.regularizer == regularizer)]
             panel(axis, here[here.weights == weights], looks)
-            for reference, dashes in (("target", "-"), ("retrain", "--")):
-                row = known.get((corpus, reference, metric, "full"))
-                if row is not None:
-                    axis.axhline(row.value, color=style.GREY, linewidth=0.7, linestyle=dashes, label=f"_{reference}", zorder=1)
+            layout.reference_lines(axis.axhline, known, corpus, metric, linewidth=0.7)
             axis.set_title(f"{corpus + ': ' if several else ''}{name}, {weights} weights")
             axis.set_xscale("log")
             axis.set_ylim(-4, 104)
@@ -43,8 +41,7 @@ def draw(tables_):
         axis.minorticks_off()
         axis.set_xlim(drawn.rate.min() / 1.2, drawn.rate.max() * 1.2)
     handles = [style.handle(name, linestyle="-", **look) for name, look in looks.items()]
-    handles += [style.handle("target", color=style.GREY, linestyle="-"), style.handle("retrain", color=style.GREY, linestyle="--")]
-    style.legend(figure, handles)
+    style.legend(figure, handles + layout.reference_handles())
     style.note(figure, [panels.whiskers(drawn), *panels.absences(rows, tables.label(scores))])
     return figure
 

@@ -1,6 +1,7 @@
 """Forgetting and recovery over training: the forget score of each checkpoint, at full precision and under each scheme."""
 
 from scripts.core.analysis import style, tables
+from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]
@@ -19,19 +20,13 @@ def draw(tables_):
     looks = style.look(schemes)
     names = tables.label(rows[rows.checkpoint == ""])
     panes = [(training, metric) for training in trainings for metric in metrics]
-    across = min(3, len(panes))
-    down = -(-len(panes) // across)
+    down, across = layout.wrapped(len(panes), 3)
     figure = style.figure(style.TEXT if across > 1 else style.COLUMN, 1.8 * down + 0.7)
     axes = figure.subplots(down, across, squeeze=False, sharey=True)
-    for axis in axes.flat[len(panes) :]:
-        axis.set_visible(False)
-    for axis, (training, metric) in zip(axes.flat, panes, strict=False):
+    several = len({training.corpus for training in trainings}) > 1
+    for axis, (training, metric) in layout.filled(axes.flat, panes):
         panel(axis, trainings[training], metric, looks)
-        for method, line in (("target", "-"), ("retrain", "--")):
-            row = known.get((training.corpus, method, metric, "full"))
-            if row is not None:
-                axis.axhline(row.value, color=style.GREY, linewidth=0.8, linestyle=line, zorder=1)
-        several = len({training.corpus for training in trainings}) > 1
+        layout.reference_lines(axis.axhline, known, training.corpus, metric)
         title = names.get(training, training.family)
         axis.set_title(f"{training.corpus}: {title}" if several else title)
         axis.set_xlabel("optimiser steps")
@@ -41,7 +36,7 @@ def draw(tables_):
         elif len(metrics) > 1:
             axis.set_ylabel(tables.title(rows, metric))
     handles = [style.handle(name, linestyle="-", **look) for name, look in looks.items()]
-    handles += [style.handle(name, color=style.GREY, linestyle=line) for name, line in (("target", "-"), ("retrain", "--"))]
+    handles += layout.reference_handles()
     if (rows.checkpoint == tables.STOPPED).any():
         handles.append(style.handle(tables.STOPPED, color=style.INK, marker="o", markerfacecolor="none", markersize=7))
     style.legend(figure, handles)

@@ -8,6 +8,7 @@ towards the target.
 import numpy as np
 
 from scripts.core.analysis import style, tables
+from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]
@@ -23,43 +24,43 @@ def draw(tables_):
     if not matched:
         return style.empty(panels.NOTHING.format("no method was run with both bf16 and fp32 weights and scored at full precision"))
     schemes, corpora = tables.schemes(rows), list(dict.fromkeys(corpus for corpus, _ in matched))
-    columns = list(dict.fromkeys(name for _, name in matched))
-    per_page = min(len(columns), max(1, int(style.TEXT / max(1.2, 0.24 * len(schemes) + 0.4))))
-    bands = [columns[i : i + per_page] for i in range(0, len(columns), per_page)]
-    down = [(corpus, metric, band) for corpus in corpora for band in bands for metric in metrics]
-    width = style.COLUMN if per_page == 1 else style.TEXT
+    families = list(dict.fromkeys(family for _, family in matched))
+    across = min(len(families), max(1, int(style.TEXT / max(1.2, 0.24 * len(schemes) + 0.4))))
+    down = [(corpus, metric, band) for corpus in corpora for band in layout.bands(families, across) for metric in metrics]
     heights = [1.55 if metric == metrics[-1] else 1.1 for _, metric, _ in down]
-    figure = style.figure(width, sum(heights) + 0.8)
-    axes = figure.subplots(len(down), per_page, squeeze=False, sharey=True)
+    figure = style.figure(style.COLUMN if across == 1 else style.TEXT, sum(heights) + 0.8)
+    axes = figure.subplots(len(down), across, squeeze=False, sharey=True)
     known = panels.references(scores)
     single = scores[(scores.seed != tables.POOLED) & scores.value.notna()]
-    single = single[single.metric.isin(metrics)]
-    for i, (corpus, metric, band) in enumerate(down):
-        for j in range(per_page):
-            axis = axes[i][j]
-            pair = matched.get((corpus, band[j])) if j < len(band) else None
-            if pair is None:
+    for line, (corpus, metric, band) in zip(axes, down, strict=True):
+        here, seeds = (table[(table.corpus == corpus) & (table.metric == metric)] for table in (rows, single))
+        for axis, family in layout.filled(line, band):
+            if (corpus, family) not in matched:
                 axis.set_visible(False)
                 continue
-            chosen = rows[(rows.corpus == corpus) & (rows.metric == metric)]
-            seeds = single[(single.corpus == corpus) & (single.metric == metric)]
-            panel(axis, chosen, seeds, pair, schemes, known, corpus, metric, last=metric == metrics[-1])
+            panel(axis, here, seeds, matched[corpus, family], schemes)
+            references(axis, known, corpus, metric, schemes)
+            named = schemes if metric == metrics[-1] else [""] * len(schemes)
+            axis.set_xticks(range(len(schemes)), named, rotation=40, ha="right", rotation_mode="anchor")
             if metric == metrics[0]:
-                axis.set_title(f"{corpus}: {band[j]}" if len(corpora) > 1 else band[j])
-            if j == 0:
-                axis.set_ylabel(tables.title(rows, metric).replace(", forget set", "\n(forget set, ×100)"))
-    handles = [
-        style.handle(f"{name} weights", color=colour, marker=marker, linestyle="-")
-        for (name, colour), marker in zip(style.WEIGHTS.items(), "os", strict=True)
-    ]
-    handles.append(style.handle("target under the scheme", color=style.GREY, marker="_", markersize=8, markeredgewidth=1.2))
-    handles.append(style.handle("retrain under the scheme", color=style.GREY, marker="_", markersize=4, markeredgewidth=0.8))
-    style.legend(figure, handles)
+                axis.set_title(f"{corpus}: {family}" if len(corpora) > 1 else family)
+        line[0].set_ylabel(tables.title(rows, metric).replace(", forget set", "\n(forget set, ×100)"))
+    style.legend(figure, handles())
     keys = {key for pair in matched.values() for key in pair.values()}
     shown = rows[[key in keys for key in panels.key_column(rows)]]
     pooled = "Small dots: single seeds" if (shown.seed == tables.POOLED).any() else ""
     style.note(figure, [panels.whiskers(shown), pooled, *settings(matched), *panels.absences(shown, tables.label(rows))], limit=14)
     return figure
+
+
+def handles() -> list:
+    """The legend: precisions of the weights, and the dashes of target and retrain."""
+    precisions = zip(style.WEIGHTS.items(), "os", strict=True)
+    return [
+        *(style.handle(f"{name} weights", color=colour, marker=mark, linestyle="-") for (name, colour), mark in precisions),
+        style.handle("target under the scheme", color=style.GREY, marker="_", markersize=8, markeredgewidth=1.2),
+        style.handle("retrain under the scheme", color=style.GREY, marker="_", markersize=4, markeredgewidth=0.8),
+    ]
 
 
 def pairs(rows, metrics) -> dict[tuple, dict]:
@@ -82,7 +83,7 @@ def pairs(rows, metrics) -> dict[tuple, dict]:
     return matched
 
 
-def panel(axis, rows, seeds, pair, schemes, known, corpus, metric, last) -> None:
+def panel(axis, rows, seeds, pair, schemes) -> None:
     """Scores per scheme of the two cells; small dots are single seeds where several are pooled."""
     found = {(tables.key(row), row.scheme): row for row in rows.itertuples()}
     for shift, marker, (weights, colour) in zip((-0.12, 0.12), "os", style.WEIGHTS.items(), strict=True):
@@ -99,16 +100,18 @@ def panel(axis, rows, seeds, pair, schemes, known, corpus, metric, last) -> None
                 [schemes.index(row.scheme) + 1.9 * shift for row in each], [row.value for row in each], marker=".", markersize=2,
                 color=colour, alpha=0.7, linestyle="none", zorder=3, label=f"_seeds {weights}",
             )  # fmt: skip
-    for method, wide, thick in (("target", 0.42, 1.2), ("retrain", 0.25, 0.8)):
-        for x, scheme in enumerate(schemes):
-            row = known.get((corpus, method, metric, scheme))
-            if row is not None:
-                axis.plot([x - wide, x + wide], [row.value] * 2, color=style.GREY, linewidth=thick, zorder=2)
-    named = schemes if last else []
-    axis.set_xticks(range(len(schemes)), named or [""] * len(schemes), rotation=40, ha="right", rotation_mode="anchor")
     axis.set_xlim(-0.5, len(schemes) - 0.5)
     axis.set_ylim(-4, 104)
     axis.grid(False, axis="x")
+
+
+def references(axis, known, corpus, metric, schemes) -> None:
+    """Dashes at the scores of target and retrain under each scheme."""
+    for method, half, thick in (("target", 0.42, 1.2), ("retrain", 0.25, 0.8)):
+        for x, scheme in enumerate(schemes):
+            row = known.get((corpus, method, metric, scheme))
+            if row is not None:
+                axis.plot([x - half, x + half], [row.value] * 2, color=style.GREY, linewidth=thick, zorder=2)
 
 
 def settings(matched) -> list[str]:

@@ -25,29 +25,14 @@ def draw(tables_):
     figure = style.figure(style.TEXT if len(kinds) > 1 else style.COLUMN, (2.3 if len(kinds) == 3 else 3.1) * len(splits) + 0.6)
     axes = figure.subplots(len(splits), len(kinds), squeeze=False)
     outside = 0
-    for i, split in enumerate(splits):
-        for axis, kind in zip(axes[i], kinds, strict=True):
-            own = rows[(rows.left_out == split) & (rows.kind == kind)]
-            low, high = limits(100 * own.R)
-            for scheme, look in looks.items():
-                here = own[own.scheme == scheme]
-                x, y = 100 * here.predicted.astype(float), 100 * here.R
-                outside += int(((x < low) | (x > high)).sum())
-                arms = [100 * np.maximum(0, here.R - here.R_low), 100 * np.maximum(0, here.R_high - here.R)]
-                axis.errorbar(
-                    x.clip(low, high), y, yerr=np.nan_to_num(arms), **look, ecolor=(look["color"], 0.15 if len(own) > MANY else 1),
-                    markersize=2.4, elinewidth=0.4, linestyle="none", markeredgewidth=0, label=f"_{scheme}",
-                )  # fmt: skip
-            axis.plot([low, high], [low, high], color=style.INK, linewidth=0.5, linestyle="--", label="_diagonal")
-            pad = 0.03 * (high - low)
-            axis.set_xlim(low - pad, high + pad)
-            axis.set_ylim(low - pad, high + pad)
-            axis.set_box_aspect(1)
+    for line, split in zip(axes, splits, strict=True):
+        for axis, kind in zip(line, kinds, strict=True):
+            outside += panel(axis, rows[(rows.left_out == split) & (rows.kind == kind)], looks)
             axis.set_title(f"{SHOWN[kind]}, {SPLITS[split]}", loc="left")
             axis.text(0.97, 0.03, quality(fit, kind, split, predictor), transform=axis.transAxes, ha="right", fontsize=style.SMALL)
-            if i == len(splits) - 1:
-                axis.set_xlabel("predicted recovery R (%)")
-        axes[i][0].set_ylabel("measured recovery R (%)")
+        line[0].set_ylabel("measured recovery R (%)")
+    for axis in axes[-1]:
+        axis.set_xlabel("predicted recovery R (%)")
     style.legend(figure, [style.handle(name, **look) for name, look in looks.items()])
     of = "the update and its gradient" if predictor == "gradient" else "the update alone"
     notes = [f"Regression on numbers of {of}; every point is of a cell that its fit had not seen"]
@@ -55,6 +40,26 @@ def draw(tables_):
     notes += [panels.whiskers(rows)] if rows.R_low.notna().any() else []
     style.note(figure, notes)
     return figure
+
+
+def panel(axis, rows, looks: dict) -> int:
+    """Measured against predicted R of one metric and way of leaving out; returns how many predictions lie beyond the panel."""
+    outside, (low, high) = 0, limits(100 * rows.R)
+    for scheme, look in looks.items():
+        here = rows[rows.scheme == scheme]
+        x, y = 100 * here.predicted.astype(float), 100 * here.R
+        outside += int(((x < low) | (x > high)).sum())
+        arms = [100 * np.maximum(0, here.R - here.R_low), 100 * np.maximum(0, here.R_high - here.R)]
+        axis.errorbar(
+            x.clip(low, high), y, yerr=np.nan_to_num(arms), **look, ecolor=(look["color"], 0.15 if len(rows) > MANY else 1),
+            markersize=2.4, elinewidth=0.4, linestyle="none", markeredgewidth=0, label=f"_{scheme}",
+        )  # fmt: skip
+    axis.plot([low, high], [low, high], color=style.INK, linewidth=0.5, linestyle="--", label="_diagonal")
+    pad = 0.03 * (high - low)
+    axis.set_xlim(low - pad, high + pad)
+    axis.set_ylim(low - pad, high + pad)
+    axis.set_box_aspect(1)
+    return outside
 
 
 def known(value) -> bool:

@@ -1,6 +1,7 @@
 """Recovery against the width of the model: R under each scheme for models trained alike at several hidden sizes."""
 
 from scripts.core.analysis import style, tables
+from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["recovery"]
@@ -18,45 +19,40 @@ def draw(tables_):
     schemes = [name for name in tables.schemes(rows) if name != "full"]
     looks = style.look(schemes)
     families = list(dict.fromkeys((key.family, key.weights) for key in widths))
-    across = min(3, len(families))
-    down = -(-len(families) // across)
+    down, across = layout.wrapped(len(families), 3)
     figure = style.figure(style.TEXT if across > 1 else style.COLUMN, 1.9 * down + 0.6)
     axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
-    for axis in axes.flat[len(families) :]:
-        axis.set_visible(False)
-    for axis, (family, weights) in zip(axes.flat, families, strict=False):
-        mine = [key for key in widths if (key.family, key.weights) == (family, weights)]
-        found = {(tables.key(row), row.scheme): row for row in rows.itertuples()}
-        for scheme, look in looks.items():
-            points = sorted((widths[key], found[key, scheme]) for key in mine if defined(found.get((key, scheme))))
-            axis.errorbar(
-                [x for x, _ in points], [100 * row.R for _, row in points], **look,
-                yerr=panels.recovery_arms([row for _, row in points]), elinewidth=0.5, capsize=1.5, label=f"_{scheme}",
-            )  # fmt: skip
+    found = {(tables.key(row), row.scheme): row for row in rows.itertuples()}
+    ticks = sorted(set(widths.values()))
+    for axis, (family, weights) in layout.filled(axes.flat, families):
+        panel(axis, {key: width for key, width in widths.items() if (key.family, key.weights) == (family, weights)}, found, looks)
         axis.set_title(f"{family}, {weights} weights")
         axis.set_xscale("log", base=2)
-        axis.set_xticks(sorted(set(widths.values())), [f"{width:g}" for width in sorted(set(widths.values()))])
+        axis.set_xticks(ticks, [f"{width:g}" for width in ticks])
         axis.minorticks_off()
-        axis.axhline(0, color=style.INK, linewidth=0.5, zorder=1)
         axis.tick_params(labelbottom=True)
         axis.set_xlabel("hidden size")
         axis.set_ylim(-110, 150)
     for row in axes:
         row[0].set_ylabel("recovery R of VerbMem (%)" if rows.kind.iloc[0] == "verbmem" else "recovery R (%)")
     style.legend(figure, [style.handle(name, linestyle="-", **look) for name, look in looks.items()])
-    absent = [
-        f"{key.corpus}, {scheme}: {row.R_reason}" for (key, scheme), row in found.items() if scheme != "full" and not defined(row)
-    ]
-    style.note(figure, [panels.whiskers(rows), *absent])
+    absent = [(key, scheme, row) for (key, scheme), row in found.items() if scheme != "full" and not panels.recovers(row)]
+    style.note(figure, [panels.whiskers(rows), *(f"{key.corpus}, {scheme}: {row.R_reason}" for key, scheme, row in absent)])
     return figure
+
+
+def panel(axis, widths: dict, found: dict, looks: dict) -> None:
+    """R of one family against the width, a line per scheme. widths: {key: hidden size}; found: {(key, scheme): row}."""
+    for scheme, look in looks.items():
+        points = sorted((width, found[key, scheme]) for key, width in widths.items() if panels.recovers(found.get((key, scheme))))
+        axis.errorbar(
+            [x for x, _ in points], [100 * row.R for _, row in points], **look,
+            yerr=panels.recovery_arms([row for _, row in points]), elinewidth=0.5, capsize=1.5, label=f"_{scheme}",
+        )  # fmt: skip
+    axis.axhline(0, color=style.INK, linewidth=0.5, zorder=1)
 
 
 def known(row) -> bool:
     """Whether a row says how wide its model is."""
     width = getattr(row, "hidden", "")
     return str(width).replace(".", "", 1).isdigit()
-
-
-def defined(row) -> bool:
-    """Whether a row is there and has a recovery."""
-    return row is not None and row.R == row.R

@@ -16,6 +16,9 @@ from scripts.figures import _panels as panels
 TABLES = ["recovery"]
 COLOURS = matplotlib.colormaps["PuOr_r"]  # orange is recovery, purple the opposite; safe for colour-blind readers
 
+HATCHED = {"facecolor": "white", "edgecolor": "#AAAAAA", "hatch": "////", "linewidth": 0.3}  # a cell without a value
+BOXED = {"color": style.INK, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.4}}  # the word that stands in it
+
 UNDEFINED = "undefined"
 
 
@@ -65,22 +68,9 @@ def panel(axis, rows, keys, schemes, lines) -> None:
     for y, key in enumerate(keys):
         for x, scheme in enumerate(schemes):
             row = found.get((key, scheme))
-            if row is not None and row.R == row.R:
-                colour = COLOURS((max(-1.0, min(1.0, row.R)) + 1) / 2)
-                axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.6))
-                dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.5
-                words = f"{100 * row.R:.0f}"
-                if lines == 2 and row.R_low == row.R_low:
-                    words += f"\n[{100 * row.R_low:.0f}, {100 * row.R_high:.0f}]"
-            else:
-                axis.add_patch(
-                    Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="white", edgecolor="#AAAAAA", hatch="////", linewidth=0.3)
-                )
-                words, dark = word(row), False
-            ink = "white" if dark else style.INK
-            words = words.replace("-", "−") if row is not None and row.R == row.R else words
-            mark = {} if words[:1] in "−0123456789" else {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.4}}
-            printed = axis.text(x, y, words, ha="center", va="center", fontsize=style.SMALL, color=ink, linespacing=0.95, **mark)
+            look, text, words = told(row, intervals=lines == 2) if panels.recovers(row) else (HATCHED, BOXED, word(row))
+            axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **look))
+            printed = axis.text(x, y, words, ha="center", va="center", fontsize=style.SMALL, linespacing=0.95, **text)
             printed.set_in_layout(False)  # it lies inside the panel; measuring each would slow the layout down
     axis.set_xlim(-0.5, len(schemes) - 0.5)
     axis.set_ylim(len(keys) - 0.5, -0.5)
@@ -88,6 +78,17 @@ def panel(axis, rows, keys, schemes, lines) -> None:
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
+
+
+def told(row, intervals: bool) -> tuple[dict, dict, str]:
+    """(look of the cell, look of its text, text) of a recovery; with its interval where there is room."""
+    colour = COLOURS((max(-1.0, min(1.0, row.R)) + 1) / 2)
+    dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.5
+    words = f"{100 * row.R:.0f}"
+    if intervals and row.R_low == row.R_low:
+        words += f"\n[{100 * row.R_low:.0f}, {100 * row.R_high:.0f}]"
+    look = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.6}
+    return look, {"color": "white" if dark else style.INK}, words.replace("-", "−")
 
 
 def word(row) -> str:

@@ -6,6 +6,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from scripts.core.analysis import style
+from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["masks"]
@@ -26,17 +27,14 @@ def draw(tables_):
     shown = {key: present[present.run == names[0]] for key, names in list(runs.items())[:LIMIT]}
     layers = {key: sorted(set(own.layer.dropna().astype(int))) for key, own in shown.items()}
     modules = {key: list(dict.fromkeys(own.module)) for key, own in shown.items()}
-    across = min(len(shown), 3 if max(map(len, layers.values())) <= 6 else 1)
-    down = -(-len(shown) // across)
-    tall = max(map(len, modules.values()))
-    figure = style.figure(style.TEXT if across > 1 else min(style.TEXT, 2.6 + 0.2 * max(map(len, layers.values()))), 1)
-    figure.set_figheight((0.15 * tall + 0.85) * down + 0.7)
+    most_layers, most_modules = (max(map(len, parts.values())) for parts in (layers, modules))
+    down, across = layout.wrapped(len(shown), 3 if most_layers <= 6 else 1)
+    width = style.TEXT if across > 1 else min(style.TEXT, 2.6 + 0.2 * most_layers)
+    figure = style.figure(width, (0.15 * most_modules + 0.85) * down + 0.7)
     axes = figure.subplots(down, across, squeeze=False)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_visible(False)
     titles = name(list(shown))
-    for axis, (key, own) in zip(axes.flat, shown.items(), strict=False):
-        panel(figure, axis, own, layers[key], modules[key])
+    for axis, key in layout.filled(axes.flat, list(shown)):
+        panel(figure, axis, shown[key], layers[key], modules[key])
         axis.set_title(titles[key])
     handles = [style.handle("trained (area: share of its rows)", marker="o", markerfacecolor="white", markeredgecolor=style.INK)]
     if (present.norm <= 0).any():

@@ -22,22 +22,8 @@ def draw(tables_):
     figure = style.figure(style.TEXT, 1.25 * len(chosen) + 0.9)
     axes = figure.subplots(len(chosen), 2, squeeze=False, sharex="col", sharey=True)
     for (left, right), (key, run) in zip(axes, chosen.items(), strict=True):
-        own = moved[moved.run == run]
         edges = {row.scheme: row.edge for row in rows[rows.run == run].itertuples() if row.edge == row.edge and row.edge}
-        steps(left, own, "", "all", color=style.GREY, fill=True)
-        steps(left, own, "", "moved", color=style.INK)
-        for scheme, look in looks.items():
-            steps(left, own, scheme, "crossed", color=look["color"])
-        steps(right, own, "", "steps", color=style.INK)
-        for axis in (left, right):
-            for scheme, edge in edges.items():
-                axis.axvline(edge, color=looks[scheme]["color"], linestyle=(0, (4, 2)), linewidth=0.8, label=f"_edge {scheme}")
-            axis.set_yscale("log")
-            axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(10, numticks=12))
-            axis.xaxis.set_minor_locator(LogLocator(10, subs=[], numticks=12))
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
-            axis.minorticks_off()
+        panel(left, right, moved[moved.run == run], edges, looks)
         left.set_title(f"{key.corpus}: {names[key]}" if several else names[key], loc="left")
         left.set_ylabel("weights per bin")
     axes[-1][0].set_xlabel("|w| before unlearning")
@@ -54,6 +40,24 @@ def draw(tables_):
         notes.append(f"No codes under {row.scheme}: {row.status}" if row.scheme else f"No weights: {row.run}: {row.status}")
     style.note(figure, notes)
     return figure
+
+
+def panel(left, right, rows, edges: dict, looks: dict) -> None:
+    """Histograms of one model's weights and of their steps. rows: of moved.csv; edges: {scheme: where its innermost code ends}."""
+    steps(left, rows, "", "all", color=style.GREY, fill=True)
+    steps(left, rows, "", "moved", color=style.INK)
+    for scheme, look in looks.items():
+        steps(left, rows, scheme, "crossed", color=look["color"])
+    steps(right, rows, "", "steps", color=style.INK)
+    for axis in (left, right):
+        for scheme, edge in edges.items():
+            axis.axvline(edge, color=looks[scheme]["color"], linestyle=(0, (4, 2)), linewidth=0.8, label=f"_edge {scheme}")
+        axis.set_yscale("log")
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(10, numticks=12))
+        axis.xaxis.set_minor_locator(LogLocator(10, subs=[], numticks=12))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
+        axis.minorticks_off()
 
 
 def choose(rows) -> tuple[dict[tuple, str], int]:
