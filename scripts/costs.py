@@ -13,7 +13,7 @@ from scripts.core import process
 from scripts.core.analysis import columns
 from scripts.core.planning import grid, sweep
 from scripts.core.planning.plan import named
-from scripts.core.storage import read_json
+from scripts.core.storage import ends, read_json
 
 
 def hours(path: Path) -> float | None:
@@ -44,15 +44,15 @@ def evaluation_hours(times: Path, scheme: str, held: list[str], config: dict) ->
 
 
 def device(run: Path) -> str:
-    """What a run was trained on, cpu or cuda; empty where its record is missing."""
+    """What a run was trained on, cpu or cuda; empty where its record is missing or was cut off."""
     path = run / "run.json"
-    return str(read_json(path).get("device", "")) if path.exists() else ""
+    return str(read_json(path).get("device", "")) if ends(path) else ""
 
 
 def described(run: Path, scheme: str) -> dict:
     """What an evaluation recorded of the model under the scheme: {"bytes", "bytes_on_disk", …} or {}."""
     for path in sorted((run / "eval" / scheme).glob("*.json")):
-        found = read_json(path).get("quantization")
+        found = read_json(path).get("quantization") if ends(path) else None
         if found:
             return found
     return {}

@@ -14,7 +14,7 @@ from scripts.core.analysis import columns
 from scripts.core.planning import sweep
 from scripts.core.planning.grid import plan
 from scripts.core.planning.plan import named
-from scripts.core.storage import read_json
+from scripts.core.storage import ends, read_json
 
 ALL, REST = "all", "rest"
 
@@ -77,7 +77,7 @@ def collect(config: dict, results: Path) -> dict[str, list[dict]]:
             continue
         label = named(run)
         path = results / run.path / "mechanism.json"
-        content = read_json(path) if path.exists() else {"status": "missing"}
+        content = read_json(path) if ends(path) else {"status": "missing"}
         made["mechanism"] += rows(label, content)
         if content["status"] == "ok":
             made["moved"] += histograms(run.path, content)

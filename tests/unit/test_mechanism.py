@@ -1,5 +1,6 @@
 """What an update does to the weights: `held` and `stored` against loaded models, sums against numpy, and the program's files."""
 
+import copy
 import json
 
 import numpy as np
@@ -12,8 +13,11 @@ from scripts import mechanism, mechanism_tables
 from scripts.core import registry
 from scripts.core.analysis import columns, tables
 from scripts.core.analysis.columns import LABELS
+from scripts.core.planning import config as configuration
+from scripts.core.planning import grid
 from scripts.core.weights import quantization, update
 from scripts.quantizers import _artifact, _formats, awq
+from tests.workflow.conftest import MICRO
 
 SCHEMES = {
     "full": {"kind": "full"},
@@ -305,6 +309,14 @@ def test_tables_add_up(results, tmp_path):
     tables.write(made, tmp_path / "mechanism.csv")
     read = tables.read(tmp_path, ["mechanism"])["mechanism"]
     assert read.projection.dtype == float and read.lr.tolist() == ["x"] * len(read)
+
+
+def test_a_file_that_was_cut_off_is_missing_in_the_table(tmp_path):
+    config = configuration.resolve(copy.deepcopy(MICRO))
+    path = next(run.path for run in grid.plan(config).evaluated() if run.stage == "unlearn")
+    (tmp_path / path).mkdir(parents=True)
+    (tmp_path / path / "mechanism.json").write_text('{"status": ')
+    assert {row["status"] for row in mechanism_tables.collect(config, tmp_path)["mechanism"]} == {"missing"}
 
 
 def test_small_shares_keep_their_digits_in_the_table(tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from scripts import build_corpus
+
 METRIC = "eval/full/verbmem_f.json"
 
 
@@ -54,6 +56,38 @@ def test_a_metric_file_that_was_cut_off_is_made_anew(copied, left):
     with open(run / METRIC, "r+b") as file:
         file.truncate(left)
     assert evaluations(sweep) == 1
+
+
+def cut(path) -> None:
+    """Leave the first bytes of a file alone."""
+    with open(path, "r+b") as file:
+        file.truncate(20)
+
+
+@pytest.mark.parametrize("file, jobs", [("outcome.json", {"unlearn": 1}), ("mechanism.json", {"unlearn": 0, "mechanism": 1})])
+def test_a_run_whose_file_was_cut_off_is_made_anew(copied, file, jobs):
+    """Its evaluation failed, at each start, until somebody removed the run by hand."""
+    sweep, run = copied
+    cut(run / file)
+    planned = sweep.jobs("explanation")
+    assert {rule: planned.get(rule, 0) for rule in jobs} == jobs
+
+
+@pytest.mark.parametrize(
+    "file, words", [("target/outcome.json", "rm "), ("corpus/manifest.json", "python -m scripts.build_corpus --spec ")]
+)
+def test_a_file_that_other_models_start_from_is_told_before_they_are_lost(copied, file, words):
+    """Each of their jobs had its old outputs removed, and then failed on reading the file."""
+    sweep, run = copied
+    whole = (sweep.results / "people" / file).read_bytes()
+    cut(sweep.results / "people" / file)
+    done = sweep.run(check=False)
+    assert done.returncode and f"people/{file}: was cut off, " in (said := done.stdout + done.stderr) and words in said
+    assert (run / "outcome.json").exists() and (run / "checkpoint").is_dir()
+    if "build_corpus" in words:
+        path = [part for part in said.split() if part.endswith("corpus/spec.json")][-1]
+        assert build_corpus.main(["--spec", str(sweep.folder / path), "--out", str(sweep.results / "people/corpus")]) == 0
+        assert (sweep.results / "people" / file).read_bytes() == whole and sweep.jobs() == {}
 
 
 def test_a_date_in_the_future_costs_no_work(copied):

@@ -21,6 +21,7 @@ from scripts.core import slurm_polling
 from scripts.core.analysis import columns
 from scripts.core.planning import calibration
 from scripts.core.planning import config as configuration
+from scripts.core.planning import damage
 from scripts.core.planning import given
 from scripts.core.planning import grid
 from scripts.core.planning import naming
@@ -46,6 +47,9 @@ try:
         given.check_repeated(file)
     PLAN = sweeps.checked(given.overlaid(config, workflow.config_settings.config))
     config = PLAN.config
+    CUT_OFF = damage.cut_off(PLAN, config["results"]) if workflow.is_main_process else {}
+except damage.Damaged as error:
+    raise WorkflowError(str(error)) from None
 except ValueError as error:
     raise WorkflowError(f"config: {error}") from None
 
@@ -111,6 +115,7 @@ def settings(pattern):
     """Input function, without any input, of the job that writes a file of TEXTS: has a file made anew that holds something else.
 
     Snakemake itself sees a changed text only in its records, which are gone with .snakemake and not asked with --rerun-triggers mtime.
+    With a run's spec, what is left of the run's own files is looked at (planning/damage.py).
     """
 
     def none(wildcards):
@@ -121,6 +126,7 @@ def settings(pattern):
             with open(f"{RESULTS}/{path}", "rb") as file:
                 if file.read() != TEXTS[path].encode():
                     workflow.dag.forcefiles.add(f"{RESULTS}/{path}")
+        workflow.dag.forcefiles.update(f"{RESULTS}/{file}" for file in CUT_OFF.get(os.path.dirname(path), ()))
         return []
 
     return none
@@ -247,15 +253,18 @@ def scheme_artifacts(wildcards):
 
 
 def mechanism_files(wildcards):
-    """mechanism.json of every unlearned run, or with `partial` those that exist.
+    """mechanism.json of every unlearned run, or with `partial` those that exist; one that was cut off is made anew.
 
     Not of a run whose weights were removed before anybody asked for it: no training is repeated for a figure.
     """
     runs = [f"{RESULTS}/{run.path}" for run in PLAN.evaluated() if run.stage == "unlearn" and not run.point]
-    there = {run: os.path.exists(f"{run}/mechanism.json") for run in runs}
+    there = {run: ends(f"{run}/mechanism.json") for run in runs}
     if not config["partial"]:
         there |= {run: True for run in runs if os.path.exists(f"{run}/checkpoint") or not os.path.exists(f"{run}/outcome.json")}
-    return [f"{run}/mechanism.json" for run in runs if there[run]]
+    files = [f"{run}/mechanism.json" for run in runs if there[run]]
+    if workflow.is_main_process:
+        workflow.dag.forcefiles.update(path for path in files if os.path.exists(path) and not ends(path))
+    return files
 
 
 def caption(name):
