@@ -12,7 +12,7 @@ a signal cut training off: start it again to go on.
 import random
 from pathlib import Path
 
-from scripts.core import process, storage
+from scripts.core import hub, process, storage
 from scripts.core.provenance import Provenance
 from scripts.core.training import runs
 
@@ -51,8 +51,24 @@ def vocabulary_texts(corpus) -> list[str]:
     return texts
 
 
-def starting_point(spec, corpus, base, device):
-    """(model, tokenizer) that the stage trains."""
+def origins(model: dict, stage: str) -> dict:
+    """{part: (folder, commit)} of what a stage takes from elsewhere, as scripts.core.hub.fetch gives it.
+
+    The parts are "tokenizer" and "base", "target" or "retrain". What a name on the hub stands for is asked once: it may move.
+    """
+    part = "base" if model["kind"] == "finetune" else stage
+    found = {part: hub.fetch(model[part])}
+    return found | {"tokenizer": hub.fetch(model["tokenizer"], "tokenizer") if model.get("tokenizer") else found[part]}
+
+
+def recorded(model: dict, found: dict) -> dict:
+    """{part: {"source", "commit"}} of `origins`, for run.json."""
+    named = {part: model.get(part) for part in found}
+    return {part: {"source": str(named[part]), "commit": commit} for part, (_, commit) in found.items() if named[part]}
+
+
+def starting_point(spec, corpus, base, device, found):
+    """(model, tokenizer) that the stage trains; found: its `origins`, for kind finetune."""
     from scripts.core.weights import models
 
     model = spec["model"]
@@ -64,7 +80,7 @@ def starting_point(spec, corpus, base, device):
         tokenizer = models.build_tokenizer(vocabulary_texts(corpus), model["vocab"], model["positions"])
         return models.build_model(model, tokenizer).to(device), tokenizer
     if model["kind"] == "finetune":
-        return models.load_model(model["base"], "fp32", device), models.load_tokenizer(model.get("tokenizer") or model["base"])
+        return models.load_model(found["base"][0], "fp32", device), models.load_tokenizer(found["tokenizer"][0])
     if base is None:
         raise ValueError(f"--base: missing; allowed: the base model's run folder, for stage {spec['stage']!r} of a scratch model")
     return models.load_model(base / "checkpoint", "fp32", device), models.load_tokenizer(base / "checkpoint")
@@ -75,15 +91,16 @@ def publish(spec, options, provenance) -> int:
     from scripts.core.planning import calibration
     from scripts.core.weights import models
 
-    model = spec["model"]
-    tokenizer = models.load_tokenizer(model.get("tokenizer") or model[spec["stage"]])
+    model, stage = spec["model"], spec["stage"]
+    found = origins(model, stage)
+    tokenizer = models.load_tokenizer(found["tokenizer"][0])
     calibration.check_demands(options.calibration, options.corpus, tokenizer)
 
     def write(folder):
-        models.copy_checkpoint(model[spec["stage"]], folder)
+        models.copy_checkpoint(found[stage][0], folder)
         tokenizer.save_pretrained(folder)
 
-    runs.finish(options.out, provenance, write, 0, source=str(model[spec["stage"]]))
+    runs.finish(options.out, provenance, write, 0, sources=recorded(model, found))
     return 0
 
 
@@ -99,7 +116,8 @@ def fit(spec, options, provenance) -> int:
 
     settings |= {"save_minutes": options.save_minutes, "save_steps": options.save_steps}
     zero = runs.sharding(options, hyperparameters.complete(settings), "fp32")
-    network, tokenizer = starting_point(spec, options.corpus, options.base, device)
+    found = origins(model, stage) if model["kind"] == "finetune" and stage != "reinforced" else {}
+    network, tokenizer = starting_point(spec, options.corpus, options.base, device, found)
     calibration.check_demands(options.calibration, options.corpus, tokenizer)
     length = spec["corpus"]["max_length"]
     models.check_length(network, length)
@@ -125,6 +143,7 @@ def fit(spec, options, provenance) -> int:
         models.save_checkpoint(network, tokenizer, folder, spec.get("training", {}).get("store", "bf16"), state)
 
     record = {"history": training.history, "resumed": training.resumed, "chunks": len(dataset), "device": device}
+    record |= {"sources": recorded(model, found)} if found else {}
     runs.finish(options.out, provenance, write, step, **record)
     store.clear()
     return 0

@@ -10,10 +10,9 @@ Entries may say to which unit (an article, a chapter, a person) they belong, all
 strings by a list as long in units/, e.g. units/raw/forget.json; a hub data set by a column `unit`. MUSE itself has none.
 """
 
-import os
-import re
 from pathlib import Path
 
+from scripts.core import hub
 from scripts.core.storage import read_json, write_json
 
 PARAMETERS = {
@@ -56,7 +55,6 @@ OPTIONAL = {"verbmem": ("retain",)}
 # What an entry holds; a single name stands for a plain string (the hub's column of that name).
 UNIT, UNITS = "unit", "units"  # of an entry: its key or column, and the folder of the lists
 FIELDS = {"raw": "text", "privleak": "text", "knowmem": ("question", "answer"), "verbmem": ("prompt", "gt")}
-HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def check(settings: dict) -> None:
@@ -70,10 +68,11 @@ def check(settings: dict) -> None:
         for config, split in wanted(settings):
             _local_units(source, config, split, len(_local(source, config, split, key)), key)
         return
-    if not HUB.fullmatch(source):
-        raise ValueError(f"{key}.source: {source!r} is not a folder; allowed: a local folder or a hub id owner/name")
-    offline = next((name for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if _set(name)), None)
-    if offline and not _cached(source):
+    if not hub.DATA_SET.fullmatch(source):
+        allowed = "a local folder, or a hub id owner/name (its revision is `revision`)"
+        raise ValueError(f"{key}.source: {source!r} is not a folder; allowed: {allowed}")
+    offline = hub.offline("HF_DATASETS_OFFLINE")
+    if offline and not hub.cached("datasets", source):
         raise ValueError(
             f"{key}.source: hub id {source!r} while {offline} is set and nothing is cached; allowed: a local folder in "
             f"the MUSE layout, or {offline}=0"
@@ -157,7 +156,8 @@ def _hub(source: str, config: str, split: str, revision: str, key: str) -> tuple
     missing = [name for name in ([fields] if isinstance(fields, str) else fields) if name not in table.column_names]
     if missing:
         raise ValueError(f"{key}.source: {where} has no column {missing[0]!r}; allowed: a data set with the columns of MUSE")
-    told = UNIT in table.column_names
+    # Splits of a config share their columns: one without units gets the others' column, empty.
+    told = UNIT in table.column_names and any(unit is not None for unit in table[UNIT])
     if isinstance(fields, str):
         items = _checked(list(table[fields]), config, where, key)
         return items, _checked_units(list(table[UNIT]), len(items), where, key) if told else None
@@ -186,13 +186,3 @@ def _checked(items, config: str, where: str, key: str) -> list:
 
 def _key(settings: dict) -> str:
     return f"corpora.{settings['name']}" if "name" in settings else "corpus"
-
-
-def _set(variable: str) -> bool:
-    return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
-
-
-def _cached(source: str) -> bool:
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    folder = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")).expanduser()
-    return (folder / source.replace("/", "___")).is_dir()

@@ -6,9 +6,10 @@ then relative to that folder. lm-eval is imported when a task is evaluated, not 
 """
 
 import math
-import os
 from contextlib import chdir
 from pathlib import Path
+
+from scripts.core import hub
 
 PARAMETERS = {
     "task": {"type": "string", "minLength": 1, "default": "mmlu", "description": "a task or group of lm-eval"},
@@ -40,24 +41,11 @@ def check(settings: dict, model=None) -> None:
             raise ValueError(f"source: {source!r} is no folder; allowed: hub, or a folder with lm-eval's tasks")
         if not any(task in path.read_text(encoding="utf-8") for path in Path(source).rglob("*.yaml")):
             raise ValueError(f"task: {task!r} is in no YAML file of {source!r}; allowed: a task of that folder")
-    elif offline() and task in DATASETS and not cached(DATASETS[task]):
+    elif hub.offline() and task in DATASETS and not hub.cached("datasets", DATASETS[task]):
         raise ValueError(
             f"source: 'hub' while HF_HUB_OFFLINE is set, and {DATASETS[task]} is not in the cache; "
             "allowed: a local folder with the task, or a data set that was downloaded before"
         )
-
-
-def offline() -> bool:
-    """Whether the environment forbids the hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
-def cached(name: str) -> bool:
-    """Whether a data set of the hub lies in a cache of this machine: as downloaded, or as prepared."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
-    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    prepared = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets"))
-    return (hub / f"datasets--{name.replace('/', '--')}").is_dir() or (prepared / name.replace("/", "___")).is_dir()
 
 
 def guard(model, arguments, output) -> None:
@@ -101,7 +89,7 @@ def evaluate(engine, data, settings: dict) -> dict:
                 bootstrap_iters=0,
             )
     except OSError as error:  # no network, or no such file
-        where = "HF_HUB_OFFLINE is set" if offline() and not local else str(error).splitlines()[0]
+        where = "HF_HUB_OFFLINE is set" if hub.offline() and not local else str(error).splitlines()[0]
         raise ValueError(
             f"lm_eval.source: data of {task!r} can't be read from {source!r}: {where}; allowed: data at hand"
         ) from error

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import torch
 
-from scripts.core import storage
+from scripts.core import hub, storage
 from scripts.core.weights import checkpoints, delta
 
 SPECIALS = ("<pad>", "<s>", "</s>")
-# For whoever has a checkpoint in pytorch_model.bin, which is never read: opening it can run code.
-CONVERT = "weights in *.bin: AutoModelForCausalLM.from_pretrained(…).save_pretrained(FOLDER) makes such a folder of those you trust"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -98,22 +96,15 @@ def build_model(model: dict, tokenizer):
         return LlamaForCausalLM(config)
 
 
-def _missing(source, what: str, error) -> ValueError:
-    text = " ".join(str(error).split())[:160]
-    return ValueError(
-        f"{what}: {str(source)!r} can't be loaded; allowed: a folder with a safetensors checkpoint, or a hub id "
-        f"that is cached or reachable ({type(error).__name__}: {text}{f'; {CONVERT}' if 'safetensors' in text else ''})"
-    )
-
-
 def load_tokenizer(source):
     """The tokenizer of a folder or hub id, padding left; a missing pad token becomes EOS. ValueError if it has none."""
     from transformers import AutoTokenizer
 
+    folder, _ = hub.fetch(source, "tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, padding_side="left")
     except (OSError, ValueError, ImportError) as error:  # a tokenizer.model alone asks for a library that is not here
-        raise _missing(source, "tokenizer", error) from error
+        raise hub.missing(source, "tokenizer", error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -163,12 +154,13 @@ def load_model(source, dtype="fp32", device="cpu", attention="sdpa"):
     quiet()
     check_attention(attention, device)
     place = on_gpu() if device == "cuda" else {}
+    folder, _ = hub.fetch(source)
     try:
-        model = checkpoints.causal_lm(source, dtype=DTYPES[dtype], attn_implementation=attention, **place)
+        model = checkpoints.causal_lm(folder, dtype=DTYPES[dtype], attn_implementation=attention, **place)
     except delta.DeltaError:
         raise
     except (OSError, ValueError) as error:
-        raise _missing(source, "model", error) from error
+        raise hub.missing(source, "model", error) from error
     return model.to(device)
 
 
@@ -209,33 +201,17 @@ def weights_digest(folder) -> str:
     return storage.digest(found)
 
 
-def weights_files(folder: Path) -> set[str]:
-    """Names of the safetensors files that transformers reads of a checkpoint folder; empty where it has none of their names."""
-    if (folder / "model.safetensors").exists():
-        return {"model.safetensors"}
-    index = folder / "model.safetensors.index.json"
-    return set(storage.read_json(index)["weight_map"].values()) if index.exists() else set()
-
-
 def copy_checkpoint(source, folder) -> None:
-    """Copy a hub snapshot's or local folder's safetensors, config and tokenizer files, byte for byte, into `folder`.
+    """Copy a local folder's or hub snapshot's safetensors, config and tokenizer files, byte for byte, into `folder`.
 
     Raises ValueError as `load_model` does.
     """
-    patterns = ("*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model")
-    origin = Path(source)
-    if not origin.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            origin = Path(snapshot_download(str(source), allow_patterns=list(patterns)))
-        except (OSError, ValueError) as error:
-            raise _missing(source, "model", error) from error
-    files = sorted({path for pattern in patterns for path in origin.glob(pattern) if path.is_file()})
-    named = weights_files(origin)  # beside them a repository may hold the same weights in another layout
+    origin, _ = hub.fetch(source)
+    files = sorted({path for pattern in (hub.WEIGHTS, *hub.SMALL) for path in origin.glob(pattern) if path.is_file()})
+    named = hub.weights_files(origin)  # beside them a repository may hold the same weights in another layout
     files = [path for path in files if path.suffix != ".safetensors" or not named or path.name in named]
     if not (origin / "config.json").exists() or not any(path.suffix == ".safetensors" for path in files):
-        allowed = f"a checkpoint with config.json and *.safetensors ({CONVERT})"
+        allowed = f"a checkpoint with config.json and *.safetensors ({hub.CONVERT})"
         raise ValueError(f"model: {str(source)!r} can't be used; allowed: {allowed}")
     for path in files:
         shutil.copyfile(path, Path(folder) / path.name)
