@@ -103,18 +103,19 @@ def test_demands_that_a_text_can_not_meet(tmp_path):
 
 def test_a_corpus_that_is_there_is_asked_by_a_dry_run(tmp_path):
     plan = swept(calibration="retain", samples=1000, length=32)
-    calibration.check_built(plan, tmp_path)
+    plan.config["results"] = str(tmp_path)
+    calibration.check_built(plan)
     folder = tmp_path / "people/corpus"
     (folder / "data/raw").mkdir(parents=True)
     (folder / "data/raw/retain1.json").write_text(json.dumps(["common " * 50]))
     (folder / "manifest.json").write_text("{}")
     (folder / "spec.json").write_text("{}")
-    calibration.check_built(plan, tmp_path)  # a corpus of other settings will be built anew
+    calibration.check_built(plan)  # a corpus of other settings will be built anew
     (folder / "spec.json").write_text(dumps(plan.runs["people/corpus"].spec))
     with pytest.raises(ValueError, match="schemes.g.samples: 1000 of 32 tokens"):
-        calibration.check_built(plan, tmp_path)
+        calibration.check_built(plan)
     (folder / "data").rename(tmp_path / "removed")
-    calibration.check_built(plan, tmp_path)  # it will be built anew
+    calibration.check_built(plan)  # it will be built anew
     with pytest.raises(ValueError, match="--calibration: 'g=forget' is not allowed"):
         calibration.check_demands("g=forget", folder)
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from scripts.core.planning import config as configuration
-from scripts.core.planning import grid
+from scripts.core.planning import grid, origins
 from scripts.core.planning.checking import ConfigError, learning_rate
 from scripts.core.planning.plan import Plan
 
@@ -187,9 +187,9 @@ BAD = {
 
 
 def check(config: dict) -> Plan:
-    resolved = configuration.resolve(config)
-    plan = grid.plan(resolved)
-    configuration.check_plugins(resolved)
+    plan = grid.plan(configuration.resolve(config))
+    configuration.check_plugins(plan.config)
+    origins.check(plan)
     return plan
 
 

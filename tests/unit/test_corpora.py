@@ -216,7 +216,7 @@ def test_a_hub_data_set_is_read_by_config_split_and_column(tmp_path, monkeypatch
     datasets = pytest.importorskip("datasets")
     tables = {
         ("raw", "forget"): [{"text": "one"}, {"text": "two"}],
-        ("verbmem", "forget"): [{"prompt": "p", "gt": "g", "id": 1}],
+        ("verbmem", "forget"): [{"prompt": "p", "gt": "g", "id": 1, "unit": None}],  # another split has units
     }
 
     def load(source, config, split, revision):

@@ -198,6 +198,7 @@ def test_fine_tuning_starts_from_an_existing_base(sweep):
     spec = {"stage": "target", "run": "t", "seed": 0, "corpus": {"name": "tiny", "max_length": 24}, "model": model}
     assert program(train, sweep, "tuned", spec) == 0
     assert storage.read_json(sweep / "tuned/outcome.json")["status"] == "done"
+    assert storage.read_json(sweep / "tuned/run.json")["sources"] == {"base": {"source": model["base"], "commit": None}}
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ import random
 import re
 from pathlib import Path
 
-from scripts.core.storage import dumps
-
 GENERIC = Path(__file__).resolve().parents[2] / "data" / "generic.txt"
 SPLITS = {"forget": "forget", "retain": "retain1"}
 
@@ -104,16 +102,11 @@ def check_demands(words: str, corpus, tokenizer=None) -> None:
             raise ValueError(f"schemes.{name}.{error}")
 
 
-def check_built(plan, results) -> None:
+def check_built(plan) -> None:
     """`check_demands` for the corpora of a sweep that are there already, as a dry run can."""
-    for path, run in plan.runs.items():
-        folder = Path(results) / path
-        parts = (folder / "manifest.json", folder / "spec.json", folder / "data")
-        if (
-            run.stage == "corpus"
-            and all(part.exists() for part in parts)
-            and (folder / "spec.json").read_text(encoding="utf-8") == dumps(run.spec)
-        ):
+    for run in plan.runs.values():
+        folder = Path(plan.config["results"]) / run.path
+        if run.stage == "corpus" and run.built(plan.config["results"]) and (folder / "data").exists():
             check_demands(demands(plan, run.corpus), folder)
 
 

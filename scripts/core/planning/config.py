@@ -146,10 +146,7 @@ def billions(model_entry: dict) -> float:
 
 
 def check_plugins(config: dict) -> None:
-    """What plugins can know before any job: files of local corpora, groups that do not divide a layer, …; ConfigError."""
-    for name, entry in config["corpora"].items():
-        settings = {"name": name} | {k: v for k, v in entry.items() if k != "model"}
-        ask("corpora", entry["kind"], f"corpora.{name}", settings)
+    """What schemes and metrics can know before any job: groups that do not divide a layer, a missing folder, …; ConfigError."""
     shapes = [found for found in (known_shape(entry["model"]) for entry in config["corpora"].values()) if found]
     for part, room in ROOMS.items():
         for name, entry in config[part].items():

@@ -5,6 +5,7 @@ without torch, so that a login node builds a DAG of ten thousand cells in second
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from scripts.core.analysis.columns import LABELS
 from scripts.core.storage import dumps
@@ -30,6 +31,15 @@ class Run:
     def corpus(self) -> str:
         """Name of the corpus."""
         return self.spec["corpus"]["name"]
+
+    def built(self, results) -> bool:
+        """Whether the run is there below the folder `results`, made with this spec."""
+        folder = Path(results) / self.path
+        made = folder / ("manifest.json" if self.stage == "corpus" else "outcome.json")
+        try:
+            return made.exists() and (folder / "spec.json").read_text(encoding="utf-8") == dumps(self.spec)
+        except OSError:
+            return False
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from scripts.core.planning import calibration, data, given, grid, placement
+from scripts.core.planning import calibration, data, given, grid, origins, placement
 from scripts.core.planning import config as configuration
 from scripts.core.planning.plan import Plan
 from scripts.core.storage import read_json
@@ -21,9 +21,10 @@ def checked(content: dict) -> Plan:
     """The plan of a configuration as YAML gives it, after all that can be checked before a job; ValueError (one line) if wrong."""
     plan = grid.plan(configuration.resolve(content))
     configuration.check_plugins(plan.config)
+    origins.check(plan)
     data.check(plan)
     placement.check(plan)
-    calibration.check_built(plan, plan.config["results"])
+    calibration.check_built(plan)
     return plan
 
 
