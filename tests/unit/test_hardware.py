@@ -60,7 +60,7 @@ def test_a_training_meets_no_operation_without_a_deterministic_kernel(tokenizer,
     assert not [name for name in seen if name.startswith(WITHOUT_DETERMINISTIC_KERNEL)]
 
 
-def test_a_rank_loads_a_model_straight_to_its_own_gpu(gpu, monkeypatch):
+def test_a_rank_loads_a_model_straight_to_its_own_gpu(gpu, tmp_path, monkeypatch):
     class Model:
         def to(self, device):
             return self
@@ -68,10 +68,10 @@ def test_a_rank_loads_a_model_straight_to_its_own_gpu(gpu, monkeypatch):
     asked = []
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(checkpoints, "causal_lm", lambda source, **options: asked.append(options) or Model())
-    models.load_model("folder", "bf16", "cuda")
+    models.load_model(tmp_path, "bf16", "cuda")
     monkeypatch.setattr("transformers.integrations.is_deepspeed_zero3_enabled", lambda: True)
-    models.load_model("folder", "bf16", "cuda")
-    models.load_model("folder")
+    models.load_model(tmp_path, "bf16", "cuda")
+    models.load_model(tmp_path)
     assert [options.get("device_map") for options in asked] == [{"": "cuda:3"}, None, None]
 
 
