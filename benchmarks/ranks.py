@@ -35,8 +35,8 @@ def train(divided, checkpoint: Path, training: dict, klr: bool) -> None:
     """Load a model as a training does, and run its two steps."""
     import torch
 
-    from scripts.core import registry
     from scripts.core.training import batching, unlearner
+    from scripts.core.training.objective import Objective
     from scripts.core.training.reference import Reference
     from scripts.core.weights import models
 
@@ -46,9 +46,8 @@ def train(divided, checkpoint: Path, training: dict, klr: bool) -> None:
     reference = Reference.of(model, [], {"distribution"} if klr else set(), frozen=frozen)
     rows = torch.randint(3, SHAPE.vocabulary, (2 * BATCH, LENGTH), generator=torch.Generator().manual_seed(1))
     dataset = batching.ForgetRetainDataset(rows, rows.flip(0))
-    regularizer = registry.load("regularizers", "klr" if klr else "gdr")
-    plugins = (registry.load("methods", "ga"), {}), (regularizer, {"alpha": 1.0})
-    unlearner.UnlearnTrainer(model, dataset, batching.collate, training, 0, *plugins, reference, zero=divided).run()
+    objective = Objective.of({"name": "ga"}, {"name": "klr" if klr else "gdr", "alpha": 1.0})
+    unlearner.UnlearnTrainer(model, dataset, training, 0, objective, reference, zero=divided).run()
 
 
 def main(argv=None) -> int:

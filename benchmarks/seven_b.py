@@ -78,8 +78,8 @@ def step(model, options) -> None:
     """Two steps of NPO+KLR with weights and moments in bf16: in the second all of the optimiser's state is there."""
     import torch
 
-    from scripts.core import registry
     from scripts.core.training import batching, unlearner
+    from scripts.core.training.objective import Objective
     from scripts.core.training.reference import Reference
 
     rows = torch.randint(3, options.vocabulary, (2 * options.batch, options.length), generator=torch.Generator().manual_seed(1))
@@ -88,8 +88,8 @@ def step(model, options) -> None:
     reference = Reference.of(model, batches, {"sequence_logprob", "model"})
     settings = {"lr": "1e-5", "weights": "bf16", "moments": "bf16", "batch": options.batch, "max_steps": 2}
     settings["gradient_checkpointing"] = options.checkpointing
-    plugins = (registry.load("methods", "npo"), {"beta": 0.1}), (registry.load("regularizers", "klr"), {"alpha": 1.0})
-    unlearner.UnlearnTrainer(model, dataset, batching.collate, settings, 0, *plugins, reference).run()
+    objective = Objective.of({"name": "npo", "beta": 0.1}, {"name": "klr", "alpha": 1.0})
+    unlearner.UnlearnTrainer(model, dataset, settings, 0, objective, reference).run()
 
 
 def fp4_bytes(shape: memory.Shape) -> float:

@@ -22,9 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from benchmarks import seven_b
-from scripts.core import registry
 from scripts.core.planning import memory
 from scripts.core.training import batching, hyperparameters, lora, losses, optimizer, precision, unlearner
+from scripts.core.training.objective import Objective
 from scripts.core.training.reference import ASKED, Reference
 
 SHAPES = dict(zip(("1.1b", "3b", "7b", "8b", "13b", "70b"), memory.KNOWN, strict=True))
@@ -98,20 +98,18 @@ def peak(shape: memory.Shape, method: str, regularizer: str, training: dict, len
     with the sizes of slices that the product takes on a GPU; else those of a CPU, which a real run here can be held against.
     """
     training = hyperparameters.complete({"lr": "1e-5", "batch": batch, "max_steps": 2, **training})
-    plugins = [registry.load("methods", method), registry.load("regularizers", regularizer)]
-    needs = {need for plugin in plugins for need in plugin.NEEDS}
+    objective = Objective.of({"name": method}, {"name": regularizer})
     dtype = "float32" if training["weights"] == "fp32" else "bfloat16"
     with as_on_a_gpu() if gpu else nullcontext(), without_data(), Alive() as alive:
         model = seven_b.build(shape, length, "cpu", dtype)
-        frozen = seven_b.build(shape, length, "cpu", dtype).requires_grad_(False) if ASKED & needs else None
+        frozen = seven_b.build(shape, length, "cpu", dtype).requires_grad_(False) if ASKED & objective.needs else None
         if training["parameters"] == "lora":
             with seven_b.default_dtype(dtype):
                 model = lora.wrap(model, training, 0)
         rows = torch.zeros(2 * batch, length, dtype=torch.long)
         dataset = batching.ForgetRetainDataset(rows, rows)
-        with_defaults = [(plugin, {name: one["default"] for name, one in plugin.PARAMETERS.items()}) for plugin in plugins]
         reference = Reference(torch.zeros(2 * batch), frozen)
-        trainer = unlearner.UnlearnTrainer(model, dataset, batching.collate, training, 0, *with_defaults, reference)
+        trainer = unlearner.UnlearnTrainer(model, dataset, training, 0, objective, reference)
         if training["gradient_checkpointing"]:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # what Trainer.train does at its start
         trainer.current_gradient_accumulation_steps, adam = 1, trainer.create_optimizer()

@@ -97,7 +97,7 @@ def checkpoint(size: Size, data: Path, folder: Path, device: str) -> Path:
     if size.steps:
         dataset = batching.TextDataset(batching.chunks(everything, tokenizer, size.length))
         recipe = {"lr": size.lr, "batch": 8, "max_steps": size.steps, "schedule": "cosine"}
-        trainer.RunTrainer(model.to(device), dataset, batching.collate, recipe, 0).run()
+        trainer.RunTrainer(model.to(device), dataset, recipe, 0).run()
     with storage.whole_folder(folder) as partial:
         models.save_checkpoint(model.to("cpu"), tokenizer, partial)
     return folder

@@ -50,7 +50,7 @@ def shared(options) -> bool:
     """Whether the program's run is a training, which several processes share; copies and arithmetic are done by one."""
     from scripts.core.planning import placement
 
-    return placement.trains(given(options)[1])
+    return placement.is_training(given(options)[1])
 
 
 def sharding(options) -> tuple[int, str]:

@@ -125,7 +125,7 @@ def fit(spec, options, provenance) -> int:
     starts = [options.base] if options.base else []
     store = ResumeStore(options.out / ".resume", runs.inputs_digest(spec, options.corpus, *starts, zero=zero))
     seed = spec.get("seed", model.get("seed", 0))
-    training = trainer.RunTrainer(network, dataset, batching.collate, settings, seed, store, zero)
+    training = trainer.RunTrainer(network, dataset, settings, seed, store, zero)
     try:
         with provenance.working():
             step = training.run()

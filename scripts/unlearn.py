@@ -10,31 +10,23 @@ on checkpoints (task_vector, whp) train nothing and read the reinforced model, t
 from pathlib import Path
 
 from scripts.core import process, registry
+from scripts.core.planning import combinations
 from scripts.core.provenance import Provenance
 from scripts.core.training import runs
-
-
-def plugin(room: str, choice: dict):
-    """(module, parameters) of spec["method"] or spec["regularizer"]; ValueError for an unknown name or parameter."""
-    name = registry.require(room, choice["name"], room.removesuffix("s"))
-    parameters, known = {k: v for k, v in choice.items() if k != "name"}, registry.parameters(room, name)
-    for key in parameters:
-        if key not in known:
-            raise ValueError(f"{room.removesuffix('s')}.{key}: unknown parameter of {name!r}; {registry.nearest(key, known)}")
-    defaults = {key: schema["default"] for key, schema in known.items()}
-    return registry.load(room, name), {**defaults, **parameters}
+from scripts.core.training.objective import Part
 
 
 def arithmetic(spec, options, provenance) -> int:
     """A method that combines the checkpoints of target and reinforced model."""
-    module, parameters = plugin("methods", spec["method"])
+    method = Part.of("methods", spec["method"])
     if options.reinforced is None:
-        raise ValueError(f"--reinforced: missing; allowed: the reinforced run's folder, which {spec['method']['name']!r} needs")
-    settings = {key: value for key, value in spec["training"].items() if key in module.TRAINING}
+        raise ValueError(f"--reinforced: missing; allowed: the reinforced run's folder, which {method.name!r} needs")
+    settings = {key: value for key, value in spec["training"].items() if key in method.module.TRAINING}
+    checkpoints = options.target / "checkpoint", options.reinforced / "checkpoint"
 
     def write(folder):
         with provenance.working():
-            module.combine(options.target / "checkpoint", options.reinforced / "checkpoint", folder, **settings, **parameters)
+            method.module.combine(*checkpoints, folder, **settings, **method.parameters)
 
     runs.finish(options.out, provenance, write, 0, target=kept_from(options))
     return 0
@@ -57,18 +49,16 @@ def main(argv=None) -> int:
     options = arguments.parse_args(argv)
     spec = runs.read_spec(options.spec, ("unlearn",))
     provenance = Provenance(spec)
-    names = {room: registry.require(f"{room}s", spec[room]["name"], room) for room in ("method", "regularizer")}
-    if registry.constants("methods", names["method"])["KIND"] == "arithmetic":
+    for part, room in (("method", "methods"), ("regularizer", "regularizers")):
+        registry.require(room, spec[part]["name"], part)
+    if not combinations.trains(spec["method"]["name"]):
         return arithmetic(spec, options, provenance)
-    needs = {need for room, name in names.items() for need in registry.constants(f"{room}s", name)["NEEDS"]}
-    reads_retain = names["regularizer"] != "none" or "retain" in needs
-    splits = ("forget", "retain1") if reads_retain else ("forget",)
+    splits = ("forget", "retain1") if combinations.reads_retain(spec) else ("forget",)
     texts = {split: runs.read_texts(options.corpus, split) for split in splits}
     device = runs.prepare(options.threads)
     from scripts.core.training.unlearning import Unlearning
 
-    plugins = plugin("methods", spec["method"]), plugin("regularizers", spec["regularizer"])
-    return Unlearning(spec, options, provenance, names, plugins, needs, texts, device).run(kept_from(options))
+    return Unlearning(spec, options, provenance, texts, device).run(kept_from(options))
 
 
 if __name__ == "__main__":

@@ -73,9 +73,9 @@ class Setup:
         """(trainer, stopwatch) of this project, its reference recorded."""
         from torch.utils.data import DataLoader
 
-        from scripts.core import registry
         from scripts.core.training import hyperparameters, precision, unlearner
-        from scripts.core.training.distributions import Plan
+        from scripts.core.training.distributions import TablePlan
+        from scripts.core.training.objective import Objective
         from scripts.core.training.reference import Reference
         from scripts.core.training.unlearning import asked_rows
 
@@ -83,18 +83,14 @@ class Setup:
         model = self.model(precision.storage_dtype(weights, self.context.device))
         if weights != "fp32":
             precision.to_bf16_grid(model)
-        chosen = []
-        for room, name in (("methods", method), ("regularizers", regularizer)):
-            defaults = {key: one["default"] for key, one in registry.parameters(room, name).items()}
-            chosen.append((registry.load(room, name), defaults))
+        objective = Objective.of({"name": method}, {"name": regularizer})
         loader = DataLoader(self.dataset, batch_size=self.size.batch, collate_fn=self.batching.collate)
-        needs = {*chosen[0][0].NEEDS, *chosen[1][0].NEEDS}
         settings = hyperparameters.complete(training)
-        asked = asked_rows({"method": method, "regularizer": regularizer}, {"forget": self.rows[0], "retain1": self.rows[1]})
-        plan = Plan(asked, self.size.batch, self.context.folder, 5)  # as in a training of five epochs
+        asked = asked_rows(objective, {"forget": self.rows[0], "retain1": self.rows[1]})
+        plan = TablePlan(asked, self.size.batch, self.context.folder, 5, settings["reference_k"])  # as in a training of five epochs
         forget, kind = (batch["forget"] for batch in loader), settings["reference"]
-        reference = Reference.of(model, forget, needs, kind=kind, k=settings["reference_k"], table=plan)
-        run = unlearner.UnlearnTrainer(model, self.dataset, self.batching.collate, training, 0, *chosen, reference)
+        reference = Reference.of(model, forget, objective.needs, kind=kind, table=plan)
+        run = unlearner.UnlearnTrainer(model, self.dataset, training, 0, objective, reference)
         watch = stopwatch()
         run.add_callback(watch)
         return run, watch

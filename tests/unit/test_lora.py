@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from scripts import train, unlearn
-from scripts.core import registry, storage
+from scripts.core import storage
 from scripts.core.training import batching, hyperparameters, lora, precision, unlearner
+from scripts.core.training.objective import Objective
 from scripts.core.training.reference import Reference
 from scripts.core.training.resume import ResumeStore
 from scripts.core.weights import models
@@ -29,8 +30,8 @@ def make(tokenizer, store=None, **changes):
     reference = Reference.of(model, [batching.collate([dataset[i] for i in range(len(dataset))])["forget"]], ("sequence_logprob",))
     model = lora.wrap(model, training, seed=5)
     precision.to_bf16_grid(model)
-    chosen = [(registry.load("methods", "npo"), {"beta": 0.1}), (registry.load("regularizers", "gdr"), {"alpha": 1.0})]
-    return unlearner.UnlearnTrainer(model, dataset, batching.collate, training, 0, *chosen, reference, store)
+    objective = Objective.of({"name": "npo", "beta": 0.1}, {"name": "gdr", "alpha": 1.0})
+    return unlearner.UnlearnTrainer(model, dataset, training, 0, objective, reference, store=store)
 
 
 def test_only_the_updates_are_trained_and_kept(tokenizer):

@@ -6,10 +6,10 @@ import os
 import pytest
 import torch
 
-from scripts.core import registry
 from scripts.core.planning.naming import setting
 from scripts.core.training import batching, hyperparameters, losses, unlearner
-from scripts.core.training.distributions import Hidden, Plan, TopK, mapped
+from scripts.core.training.distributions import Hidden, TablePlan, TopK, mapped
+from scripts.core.training.objective import Objective
 from scripts.core.training.reference import Reference, serves
 from scripts.core.training.unlearning import asked_rows
 from scripts.core.weights import models
@@ -29,8 +29,8 @@ def rows():
     return [torch.randint(3, VOCABULARY, (8, LENGTH), generator=generator) for _ in range(2)]
 
 
-def plan(rows, folder, uses=10.0):
-    return Plan({"forget": rows[0], "retain": rows[1]}, 4, str(folder), uses)
+def plan(rows, folder, uses=10.0, k=64):
+    return TablePlan({"forget": rows[0], "retain": rows[1]}, 4, str(folder), uses, k)
 
 
 def batch_of(rows, index):
@@ -87,7 +87,7 @@ def test_repeats_sees_a_difference_in_the_last_bit(model, rows, tmp_path):
 def test_topk_gradient_is_within_its_bound_and_all_tokens_are_exact(model, rows, tmp_path):
     batch = batch_of(rows[1], [0, 5, 2])
     exact = Reference.of(model, [], {"distribution"}).logits(batch).log_softmax(-1)
-    kept = Reference.of(model, [], {"distribution"}, kind="topk", k=K, table=plan(rows, tmp_path))
+    kept = Reference.of(model, [], {"distribution"}, kind="topk", table=plan(rows, tmp_path, k=K))
     found = kept.logits(batch).double().exp()
     assert torch.allclose(found.sum(-1), torch.ones(()).double(), atol=1e-5)
     outside = 1 - exact.double().exp().topk(K).values.sum(-1)
@@ -95,7 +95,7 @@ def test_topk_gradient_is_within_its_bound_and_all_tokens_are_exact(model, rows,
     assert (error <= 2 * outside + 1e-6).all() and error.max() > 1e-3
     mean, most = kept.facts["reference_left_out"]
     assert 0 < mean < most < 1 and most >= outside.max() - 1e-6
-    whole = Reference.of(model, [], {"distribution"}, kind="topk", k=VOCABULARY, table=plan(rows, tmp_path))
+    whole = Reference.of(model, [], {"distribution"}, kind="topk", table=plan(rows, tmp_path, k=VOCABULARY))
     assert torch.allclose(whole.logits(batch), exact, atol=1e-6)
 
 
@@ -125,17 +125,14 @@ def trained(rows, folder, kind, **more):
     """(weights, history) of ten steps of NPO + KLR."""
     network = models.build_model(SHAPE, Vocabulary(pad_token_id=0, bos_token_id=1, eos_token_id=2))
     dataset = batching.ForgetRetainDataset(*rows)
-    chosen = [
-        (registry.load(room, name), {key: one["default"] for key, one in registry.parameters(room, name).items()})
-        for room, name in (("methods", "npo"), ("regularizers", "klr"))
-    ]
+    objective = Objective.of({"name": "npo"}, {"name": "klr"})
     everything = batching.collate([dataset[i] for i in range(len(dataset))])["forget"]
-    asked = asked_rows({"method": "npo", "regularizer": "klr"}, {"forget": rows[0], "retain1": rows[1]})
+    asked = asked_rows(objective, {"forget": rows[0], "retain1": rows[1]})
     assert set(asked) == {"retain"}
     reference = Reference.of(
-        network, [everything], {"sequence_logprob", "distribution"}, kind=kind, table=Plan(asked, 4, folder, 10)
+        network, [everything], {"sequence_logprob", "distribution"}, kind=kind, table=TablePlan(asked, 4, folder, 10)
     )
-    run = unlearner.UnlearnTrainer(network, dataset, batching.collate, TRAINING | more, 0, *chosen, reference)
+    run = unlearner.UnlearnTrainer(network, dataset, TRAINING | more, 0, objective, reference)
     run.run()
     return [p.detach() for p in network.parameters()], run.history
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts.core import registry, storage
+from scripts.core import storage
 from scripts.core.training import batching, hyperparameters, losses, precision, saliency, unlearner
+from scripts.core.training.objective import Objective
 from scripts.core.training.optimizer import PrecisionAdamW
 from scripts.core.training.reference import Reference
 from scripts.core.training.resume import ResumeStore
@@ -32,11 +33,6 @@ def rows(seed, count=7):
     return torch.randint(3, 40, (count, 8), generator=torch.Generator().manual_seed(seed))
 
 
-def parts(method="npo", regularizer="gdr"):
-    pairs = (("methods", method), ("regularizers", regularizer))
-    return [(registry.load(r, n), {k: v["default"] for k, v in registry.parameters(r, n).items()}) for r, n in pairs]
-
-
 def make(kind, method="npo", regularizer="gdr", store=None, **changes):
     """(trainer, mask) of a tiny run."""
     training = {**TRAINING, **changes, "saliency": kind}
@@ -45,14 +41,13 @@ def make(kind, method="npo", regularizer="gdr", store=None, **changes):
         precision.to_bf16_grid(model)
     dataset = batching.ForgetRetainDataset(rows(1), rows(2))
     forget = [batching.collate([dataset[i] for i in part])["forget"] for part in ((0, 1, 2), (3, 4), (5, 6))]
-    chosen = parts(method, regularizer)
-    reference = Reference.of(model, forget, {*chosen[0][0].NEEDS, *chosen[1][0].NEEDS})
+    objective = Objective.of({"name": method}, {"name": regularizer})
+    reference = Reference.of(model, forget, objective.needs)
     mask = None
     if kind != "none":
-        loss = partial(chosen[0][0].loss, reference=reference, **chosen[0][1])
+        loss = partial(objective.forget, reference=reference)
         mask = saliency.mask_of(model, forget, loss, kind, training["percentile"])
-    run = unlearner.UnlearnTrainer(model, dataset, batching.collate, training, 0, *chosen, reference, store, mask)
-    return run, mask
+    return unlearner.UnlearnTrainer(model, dataset, training, 0, objective, reference, store=store, mask=mask), mask
 
 
 def gradient_of_everything():
@@ -61,8 +56,8 @@ def gradient_of_everything():
     precision.to_bf16_grid(model)
     dataset = batching.ForgetRetainDataset(rows(1), rows(2))
     batch = batching.collate([dataset[i] for i in range(7)])["forget"]
-    (module, parameters), _ = parts()
-    module.loss(model, batch, Reference.of(model, [batch], module.NEEDS), **parameters).backward()
+    objective = Objective.of({"name": "npo"}, {"name": "gdr"})
+    objective.forget(model, batch, Reference.of(model, [batch], objective.needs)).backward()
     return {name: p.grad for name, p in model.named_parameters()}
 
 
@@ -117,9 +112,9 @@ def test_each_step_trains_the_rows_of_its_own_forget_gradient(accumulation):
     inner_step, inner_terms = run.before_step, run.terms
 
     def terms(model, batch):
-        (module, parameters), values = run.method, list(inner_terms(model, batch))
+        values = list(inner_terms(model, batch))
         names = [name for name, _ in model.named_parameters()]
-        loss = module.loss(model, batch["forget"], run.reference, **parameters)
+        loss = run.objective.forget(model, batch["forget"], run.reference)
         for name, g in zip(names, torch.autograd.grad(loss, list(model.parameters())), strict=True):
             gradients[name] = gradients.get(name, 0) + g / run.current_gradient_accumulation_steps
         return values

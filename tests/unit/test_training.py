@@ -7,8 +7,8 @@ import signal
 import pytest
 import torch
 
-from scripts.core import registry
 from scripts.core.training import batching, hyperparameters, losses, precision, trainer, unlearner
+from scripts.core.training.objective import Objective
 from scripts.core.training.optimizer import PrecisionAdamW
 from scripts.core.training.reference import Reference
 from scripts.core.training.resume import Interruption, ResumeStore
@@ -44,15 +44,11 @@ def make(tokenizer, rows, training=TRAINING, method="npo", regularizer="gdr", st
     if training.get("weights", "fp32") != "fp32":
         precision.to_bf16_grid(model)
     dataset = batching.ForgetRetainDataset(*rows)
-    chosen = [
-        (registry.load(room, name), {k: v["default"] for k, v in registry.parameters(room, name).items()})
-        for room, name in (("methods", method), ("regularizers", regularizer))
-    ]
-    chosen[1][1].update({"alpha": alpha} if regularizer != "none" else {})
+    weighted = {"alpha": alpha} if regularizer != "none" else {}
+    objective = Objective.of({"name": method}, {"name": regularizer, **weighted})
     everything = batching.collate([dataset[i] for i in range(len(dataset))])
-    needs = {*chosen[0][0].NEEDS, *chosen[1][0].NEEDS}
-    reference = Reference.of(model, [everything["forget"]], needs)
-    return unlearner.UnlearnTrainer(model, dataset, batching.collate, training, seed, *chosen, reference, store)
+    reference = Reference.of(model, [everything["forget"]], objective.needs)
+    return unlearner.UnlearnTrainer(model, dataset, training, seed, objective, reference, store=store)
 
 
 def weights(training):
@@ -234,7 +230,8 @@ WRONG = {"a number": lambda loss: loss.item(), "none": lambda loss: None, "a vec
 def test_a_loss_that_trains_nothing_is_an_error(tokenizer, rows, monkeypatch, wrong):
     """Its run would pass for an unlearned model, with the target's weights or with those of the retain term alone."""
     run = make(tokenizer, rows, method="ga")
-    module, inner = run.method[0], run.method[0].loss
+    module = run.objective.method.module
+    inner = module.loss
     change = WRONG.get(wrong, torch.Tensor.detach)
     monkeypatch.setattr(module, "loss", lambda *arguments: change(inner(*arguments)))
     with pytest.raises(ValueError, match="the forget loss has no gradient" if wrong == "detached" else "the forget loss is"):
@@ -244,7 +241,8 @@ def test_a_loss_that_trains_nothing_is_an_error(tokenizer, rows, monkeypatch, wr
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_divergence_is_caught_with_its_step_before_it_is_applied(tokenizer, rows, monkeypatch, where):
     run = make(tokenizer, rows, method="ga")
-    module, inner = run.method[0], run.method[0].loss
+    module = run.objective.method.module
+    inner = module.loss
 
     def poisoned(model, batch, reference):
         value = inner(model, batch, reference)

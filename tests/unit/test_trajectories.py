@@ -18,6 +18,7 @@ import torch
 from scripts.core import registry, storage
 from scripts.core.planning import config
 from scripts.core.training import batching, hyperparameters, lora, saliency, unlearner
+from scripts.core.training.objective import Objective
 from scripts.core.training.reference import Reference
 from scripts.core.weights import models
 
@@ -58,18 +59,16 @@ def trajectory(cell: str) -> dict:
     dataset = batching.ForgetRetainDataset(forget, retain)
     model = models.build_model(SHAPE, Vocabulary(pad_token_id=0, bos_token_id=1, eos_token_id=2))
     *names, beside = cells()[cell]
-    settings, mask, chosen = hyperparameters.complete(TRAINING | beside), None, []
-    for room, name in zip(("methods", "regularizers"), names, strict=True):
-        defaults = {key: schema["default"] for key, schema in registry.parameters(room, name).items()}
-        chosen.append((registry.load(room, name), defaults | PARAMETERS.get(name, {})))
+    settings, mask = hyperparameters.complete(TRAINING | beside), None
+    objective = Objective.of(*({"name": name, **PARAMETERS.get(name, {})} for name in names))
     everything = batching.collate([dataset[i] for i in range(len(dataset))])["forget"]
-    reference = Reference.of(model, [everything], {*chosen[0][0].NEEDS, *chosen[1][0].NEEDS})
+    reference = Reference.of(model, [everything], objective.needs)
     if settings["saliency"] != "none":
-        objective = partial(chosen[0][0].loss, reference=reference, **chosen[0][1])
-        mask = saliency.mask_of(model, [everything], objective, settings["saliency"], settings["percentile"])
+        loss = partial(objective.forget, reference=reference)
+        mask = saliency.mask_of(model, [everything], loss, settings["saliency"], settings["percentile"])
     elif settings["parameters"] == "lora":
         model = lora.wrap(model, settings, 0)
-    run = unlearner.UnlearnTrainer(model, dataset, batching.collate, settings, 0, *chosen, reference, None, mask)
+    run = unlearner.UnlearnTrainer(model, dataset, settings, 0, objective, reference, mask=mask)
     run.run()
     return {term: [entry[term] for entry in run.history] for term in run.history[0] if term in ("forget", "keep", "retain")}
 

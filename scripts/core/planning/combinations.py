@@ -89,3 +89,8 @@ def needs(combination: dict) -> tuple:
     """What a combination's method and regularizer ask for besides the forget batch: the union of their NEEDS."""
     chosen = (("methods", combination["method"]), ("regularizers", combination["regularizer"]))
     return tuple(need for room, part in chosen for need in registry.constants(room, part["name"]).get("NEEDS", ()))
+
+
+def reads_retain(combination: dict) -> bool:
+    """Whether a combination's training reads retain text: for its regularizer, or for a term of the method's own."""
+    return combination["regularizer"]["name"] != "none" or "retain" in needs(combination)

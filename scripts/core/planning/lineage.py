@@ -1,7 +1,7 @@
 """The runs that a combination needs: its own, the two reference models, what they start from, and their specs."""
 
 from scripts.core.planning.checking import ConfigError
-from scripts.core.planning.combinations import needs
+from scripts.core.planning.combinations import needs, reads_retain
 from scripts.core.planning.naming import points, setting
 from scripts.core.planning.plan import Plan, Run
 
@@ -50,8 +50,7 @@ def check_path(path: str) -> None:
 def needed_splits(combination: dict, model: dict) -> list[str]:
     """Splits of the raw text that a combination's trainings read."""
     trained = model["kind"] != "pretrained"
-    read = combination["regularizer"]["name"] != "none" or "retain" in needs(combination)
-    return ["forget"] + ["retain1"] * (trained or read) + ["pretrain"] * (model["kind"] == "scratch")
+    return ["forget"] + ["retain1"] * (trained or reads_retain(combination)) + ["pretrain"] * (model["kind"] == "scratch")
 
 
 def references(sweep: Plan, name: str) -> None:

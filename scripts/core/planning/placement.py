@@ -2,6 +2,7 @@
 
 from scripts.core import registry
 from scripts.core.planning import memory
+from scripts.core.planning.combinations import trains
 
 
 def candidates(training: memory.Training, gpus: int, zero: str = "auto", offload: str = "auto") -> list[tuple[int, str]]:
@@ -44,10 +45,10 @@ def fewest(shape: memory.Shape, training: memory.Training, gpu_gb: float) -> int
     return None
 
 
-def trains(spec: dict) -> bool:
+def is_training(spec: dict) -> bool:
     """Whether a run is a training, and not a corpus, a published checkpoint that is copied, or arithmetic on checkpoints."""
     if spec["stage"] == "unlearn":
-        return registry.constants("methods", spec["method"]["name"]).get("KIND") != "arithmetic"
+        return trains(spec["method"]["name"])
     return spec["stage"] != "corpus" and (spec["stage"] == "reinforced" or spec["model"]["kind"] != "pretrained")
 
 
@@ -55,7 +56,7 @@ def check(sweep) -> None:
     """ValueError for the first training of a sweep (scripts.core.planning.plan.Plan) that its number of GPUs does not allow."""
     gpus = sweep.config["resources"]["gpus"] * sweep.config["resources"]["nodes"]
     for run in sweep.runs.values():
-        if gpus <= 1 or not trains(run.spec):
+        if gpus <= 1 or not is_training(run.spec):
             continue
         batch, where = memory.Training.of(run.spec).batch, f"training of {run.path}"
         if batch % gpus:
@@ -86,7 +87,7 @@ def table(sweep) -> list[str]:
     gpus, gpu_gb = max(1, resources["gpus"] * resources["nodes"]), resources["gpu_gb"]
     rows = {}
     for run in sweep.runs.values():
-        if not trains(run.spec):
+        if not is_training(run.spec):
             continue
         training = memory.Training.of(run.spec)
         label = run.path.split("/")[1] if run.stage == "unlearn" else run.stage

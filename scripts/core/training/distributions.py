@@ -189,21 +189,22 @@ class TopK(Table):
 
 
 @dataclass
-class Plan:
+class TablePlan:
     """What a table will be asked about. splits: {name: LongTensor (N, T)}; batch: rows of a training step; folder: of the files;
-    uses: how often training reads a row."""
+    uses: how often training reads a row; k: how many tokens "topk" keeps."""
 
     splits: dict
     batch: int
     folder: str
     uses: float
+    k: int = 64
 
-    def record(self, kind: str, model, autocast=nullcontext, k: int = 64) -> Table:
+    def record(self, kind: str, model, autocast=nullcontext) -> Table:
         """The table of θ_0 = `model`, "cached" or "topk". ValueError when it can't be made."""
         try:
             if kind == "cached":
                 return Hidden.record(model, self.splits, self.batch, self.folder, autocast)
-            return TopK.record(model, self.splits, self.batch, self.folder, autocast, k=k)
+            return TopK.record(model, self.splits, self.batch, self.folder, autocast, k=self.k)
         except OSError as error:
             room = f"finds no room on the disk ({error})"
             raise ValueError(f"training.reference: {kind!r} {room}; allowed: resident, offloaded") from None

@@ -30,15 +30,18 @@ class Reference:
         self._logprobs, self._model, self._table, self.facts = logprobs, model, table, facts or {}
 
     @classmethod
-    def of(cls, model, batches, needs, autocast=nullcontext, frozen=None, gather=None, kind="resident", k=64, table=None):
-        """Record θ_0 = `model` as it is now.
+    def of(cls, model, batches, needs, *, autocast=nullcontext, frozen=None, gather=None, kind="resident", table=None):
+        """Record θ_0 = `model` as it is now. ValueError for an unknown need, and for a kind that can't serve it.
 
-        batches: iterable of forget batches that covers every row once (read only for "sequence_logprob"); tensors are
-        moved to the model's device. needs: the union of the plugins' NEEDS. autocast: callable that returns the
-        context the model computes in. frozen: a copy of θ_0 that is there already (one that ZeRO-3 has divided can't be
-        copied). gather: where `batches` are those of one rank of several, the function that concatenates tensors of all ranks,
-        which then give equally many rows. kind, k: how distributions are kept, see above. table: a Plan of the rows that will be
-        asked about, for the kinds that keep a table. Raises ValueError for an unknown need, and a kind that can't serve it.
+        batches   iterable of forget batches that covers every row once (read only for "sequence_logprob"); tensors are moved to
+                  the model's device
+        needs     the union of the plugins' NEEDS
+        autocast  callable that returns the context in which the model computes
+        frozen    a copy of θ_0 that is there already (one that ZeRO-3 has divided can't be copied)
+        gather    where `batches` are those of one rank of several: the function that concatenates tensors of all ranks, which
+                  then give equally many rows
+        kind      how distributions are kept, see above
+        table     for the kinds that keep a table: a TablePlan of the rows that will be asked about
         """
         unknown = sorted(set(needs) - set(NEEDS))
         if unknown:
@@ -51,7 +54,7 @@ class Reference:
         serves(kind, needs)
         kept = None
         if kind in ("cached", "topk"):
-            kept = table.record(kind, model, autocast, k)
+            kept = table.record(kind, model, autocast)
         elif kind == "auto" and table and "model" not in needs:
             kept = table.repeating(model, autocast)
         if kept:

@@ -18,7 +18,7 @@ from transformers.trainer import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
 
-from scripts.core.training import losses, precision
+from scripts.core.training import batching, losses, precision
 from scripts.core.training.callbacks import Along, Progress, Saving
 from scripts.core.training.hyperparameters import complete, trainer_arguments
 from scripts.core.training.optimizer import PrecisionAdamW, bitsandbytes_adamw
@@ -40,14 +40,15 @@ class Diverged(Exception):
 class RunTrainer(Trainer):
     """Token-mean cross-entropy on a data set of text chunks; the base of every training in this project.
 
-    model: on its device already. dataset and collate: as in scripts/core/training/batching.py. training: spec["training"] (see
-    DEFAULTS). store: a ResumeStore, or None for a run that can't be resumed. zero: a scripts.core.training.zero.Zero that was made
-    before the model, when the training has several processes. After `run()`: `history`, a list of
-    {"step", one entry per term, "total", "grad_norm", "lr"}; `interruption.signal`, which is None unless a signal cut
-    the run off.
+    model: on its device already. dataset: of scripts/core/training/batching.py. training: spec["training"], completed by
+    hyperparameters.DEFAULTS. store: a ResumeStore, or None for a run that can't be resumed. zero: a
+    scripts.core.training.zero.Zero that was made before the model, when the training has several processes.
+
+    After `run()`: `history`, a list of {"step", one entry per term, "total", "grad_norm", "lr"}; `interruption.signal`, which is
+    None unless a signal cut the run off.
     """
 
-    def __init__(self, model, dataset, collate, training: dict, seed: int, store: ResumeStore | None = None, zero=None):
+    def __init__(self, model, dataset, training: dict, seed: int, store: ResumeStore | None = None, zero=None):
         training = complete(training)
         if zero is None:
             leave_out()
@@ -58,7 +59,7 @@ class RunTrainer(Trainer):
         self.rows = {}  # parameters of which only some rows are trained, with the mask of those rows
         self._device = next(model.parameters()).device.type
         args = trainer_arguments(training, str(store.folder) if store else ".", seed, self._device, zero)
-        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collate)
+        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=batching.collate)
         if training["compile"]:
             for layer in decoder_layers(model):  # one is compiled, all share the code
                 layer.forward = torch.compile(layer.forward)  # not the call: hooks (rmu) stay outside

@@ -7,35 +7,29 @@ from scripts.core.training.trainer import RunTrainer
 
 
 class UnlearnTrainer(RunTrainer):
-    """total = method.loss(forget batch) + alpha · regularizer.loss(retain batch), for any method with any regularizer.
+    """RunTrainer for the terms of an objective, on a data set that gives {"forget": …, "retain": …}.
 
-    method, regularizer: plugin modules with their parameters, (module, {parameter: value}); alpha is taken from the
-    regularizer's. A method with "retain" among its NEEDS has a second term, method.keep(retain batch). reference:
-    scripts.core.training.reference.Reference of θ_0. The data set gives {"forget": …, "retain": …}. mask: a
+    objective: scripts.core.training.objective.Objective. reference: scripts.core.training.reference.Reference of θ_0. mask:
     scripts.core.training.saliency.Mask of θ_0, or None; what lies outside it keeps its bits.
     """
 
-    def __init__(self, model, dataset, collate, training, seed, method, regularizer, reference, store=None, mask=None, zero=None):
+    def __init__(self, model, dataset, training, seed, objective, reference, *, store=None, mask=None, zero=None):
         if mask:
             mask.freeze(model)
-        super().__init__(model, dataset, collate, training, seed, store, zero)
+        super().__init__(model, dataset, training, seed, store, zero)
         self.mask, self._held, self._forget = mask, {}, {}
         if mask:
             self.rows.update(mask.rows(model))
         self.forget_weight = 2.0 if mask and self.training["sure_double"] else 1.0
-        self.method, self.reference = method, reference
-        module, parameters = regularizer
-        self.alpha = parameters.get("alpha", 1.0)
-        self.regularizer = (module, {key: value for key, value in parameters.items() if key != "alpha"})
+        self.objective, self.reference = objective, reference
 
     def terms(self, model, batch):
         """The forget term with weight 1, what a method keeps by itself, and the retain term with weight alpha."""
-        method, parameters = self.method
-        yield "forget", self.forget_weight, lambda: method.loss(model, batch["forget"], self.reference, **parameters)
-        if "retain" in method.NEEDS:
-            yield "keep", 1.0, lambda: method.keep(model, batch["retain"], self.reference, **parameters)
-        regularizer, others = self.regularizer
-        yield "retain", self.alpha, lambda: regularizer.loss(model, batch["retain"], self.reference, **others)
+        objective, reference = self.objective, self.reference
+        yield "forget", self.forget_weight, lambda: objective.forget(model, batch["forget"], reference)
+        if objective.keeps:
+            yield "keep", 1.0, lambda: objective.keep(model, batch["retain"], reference)
+        yield "retain", objective.alpha, lambda: objective.retain(model, batch["retain"], reference)
 
     # Rows chosen anew in each step need the gradient of the forget term alone, summed over the step's batches.
 

@@ -6,47 +6,46 @@ from functools import cached_property, partial
 
 from torch.utils.data import DataLoader
 
-from scripts.core import registry, storage
+from scripts.core import storage
 from scripts.core.planning import naming
 from scripts.core.training import batching, hyperparameters, lora, precision, runs, saliency, trainer, unlearner
-from scripts.core.training.distributions import Plan
+from scripts.core.training.distributions import TablePlan
+from scripts.core.training.objective import Objective
 from scripts.core.training.points import Points
 from scripts.core.training.reference import Reference
 from scripts.core.training.resume import ResumeStore
 from scripts.core.weights import models
 
 
-def asked_rows(names: dict, rows: dict) -> dict:
+def asked_rows(objective: Objective, rows: dict) -> dict:
     """{split: (N, T)}: rows whose distributions θ_0 is asked for; of retain chunks only those paired with a forget chunk."""
-    method, regularizer = (set(registry.constants(f"{room}s", name)["NEEDS"]) for room, name in names.items())
-    asks, found = {"distribution", "logits"}, {}
-    if method & asks:
-        found["forget"] = rows["forget"]
-    if regularizer & asks or (method & asks and "retain" in method):
-        found["retain"] = rows["retain1"][: len(rows["forget"])]
-    return found
+    method, regularizer = (bool({"distribution", "logits"} & set(part.module.NEEDS)) for part in objective.parts)
+    asked = {}
+    if method:
+        asked["forget"] = rows["forget"]
+    if regularizer or (method and objective.keeps):
+        asked["retain"] = rows["retain1"][: len(rows["forget"])]
+    return asked
 
 
 class Unlearning:
     """A run of a method that trains.
 
-    spec: of stage "unlearn". options: arguments of scripts.unlearn. names: {"method": …, "regularizer": …}; plugins: the two
-    modules with their parameters. needs: what they ask of θ_0. texts: {"forget": strings, "retain1": strings where they are read}.
-    ValueError for what the model or the launch does not allow.
+    spec: of stage "unlearn". options: arguments of scripts.unlearn. texts: {"forget": strings, "retain1": strings where they are
+    read}. ValueError for what the spec, the model or the launch does not allow.
     """
 
-    def __init__(self, spec, options, provenance, names, plugins, needs, texts, device):
+    def __init__(self, spec, options, provenance, texts, device):
         self.spec, self.options, self.provenance, self.device = spec, options, provenance, device
-        self.names, (self.method, self.regularizer), self.needs = names, plugins, needs
-        own = {"save_minutes": options.save_minutes}
-        self.settings = settings = hyperparameters.complete(spec["training"]) | own
+        self.objective = Objective.of(spec["method"], spec["regularizer"])
+        self.settings = settings = hyperparameters.complete(spec["training"]) | {"save_minutes": options.save_minutes}
         settings["save_steps"] = options.save_steps or settings["save_steps"]
         self.zero = runs.sharding(options, settings, precision.storage_dtype(settings["weights"], device))
         self.autocast = partial(precision.autocast, settings["weights"], device)
         self.network, self.tokenizer = self.target(), models.load_tokenizer(options.target / "checkpoint")
         length = spec["corpus"]["max_length"]
         models.check_length(self.network, length)
-        self.rows = {split: batching.chunks(own, self.tokenizer, length) for split, own in texts.items()}
+        self.rows = {split: batching.chunks(part, self.tokenizer, length) for split, part in texts.items()}
         self.dataset = batching.ForgetRetainDataset(self.rows["forget"], self.rows.get("retain1"))
 
     def target(self):
@@ -66,31 +65,30 @@ class Unlearning:
     @cached_property
     def reference(self) -> Reference:
         """What the losses need of θ_0, recorded before the first step where it can be."""
-        zero, settings = self.zero, self.settings
+        zero, settings, needs = self.zero, self.settings, self.objective.needs
         passes = hyperparameters.passes(settings, len(self.dataset))
+        asked = asked_rows(self.objective, self.rows)
         return Reference.of(
             self.network,
             self.forget_batches(zero and zero.sampler(self.dataset)),
-            self.needs,
-            self.autocast,
-            frozen=zero.frozen(self.target()) if zero and zero.stage == 3 and self.needs - {"retain"} else None,
+            needs,
+            autocast=self.autocast,
+            frozen=zero.frozen(self.target()) if zero and zero.stage == 3 and needs - {"retain"} else None,
             gather=zero and zero.gathered,
             kind=settings["reference"],
-            k=settings["reference_k"],
-            table=None if zero else Plan(asked_rows(self.names, self.rows), settings["batch"], self.options.out, passes),
+            table=None if zero else TablePlan(asked, settings["batch"], self.options.out, passes, settings["reference_k"]),
         )
 
     def mask(self):
         """The mask of what may be trained, which is also written; None for runs without one."""
         if self.settings["saliency"] == "none":
             return None
-        module, parameters = self.method
         if self.settings["gradient_checkpointing"]:  # Trainer turns it on later, and this backward pass keeps as much as training's
             self.network.activation_checkpointing_enable(hyperparameters.RECOMPUTING)
         mask = saliency.mask_of(
             self.network,
             self.forget_batches(),
-            lambda model, batch: module.loss(model, batch, self.reference, **parameters),
+            lambda model, batch: self.objective.forget(model, batch, self.reference),
             kind=self.settings["saliency"],
             percentile=self.settings["percentile"],
             autocast=self.autocast,
@@ -116,6 +114,15 @@ class Unlearning:
             network = lora.merge(network if last else copy.deepcopy(network))  # merging changes it
         models.save_checkpoint(network, self.tokenizer, folder, self.settings["store"], state)
 
+    def train(self, training) -> tuple[str, int]:
+        """(status, step) of a training that was run: "done", also where a signal cut it off, or "diverged"."""
+        try:
+            with self.provenance.working():
+                return "done", training.run()
+        except trainer.Diverged as error:
+            print(f"diverged: {error}", file=sys.stderr)
+            return "diverged", error.step
+
     def run(self, kept_from) -> int:
         """Train and write; the exit code. kept_from: checkpoint that weights are kept as a difference from, or None."""
         spec, out, zero = self.spec, self.options.out, self.zero
@@ -127,11 +134,9 @@ class Unlearning:
         training = unlearner.UnlearnTrainer(
             self.network,
             self.dataset,
-            batching.collate,
             self.settings,
             spec["seed"],
-            self.method,
-            self.regularizer,
+            self.objective,
             reference,
             store=store,
             mask=mask,
@@ -139,12 +144,7 @@ class Unlearning:
         )
         if points.names:
             training.keep_along(points, partial(self.save, last=False))
-        try:
-            with self.provenance.working():
-                status, step = "done", training.run()
-        except trainer.Diverged as error:
-            status, step = "diverged", error.step
-            print(f"diverged: {error}", file=sys.stderr)
+        status, step = self.train(training)
         if training.interruption.signal and status == "done":
             return training.interruption.exit_code
         state = zero.state_dict(training.deepspeed) if zero and status == "done" else None
