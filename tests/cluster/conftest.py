@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from leftovers import sweep_leftovers  # noqa: E402
 from sweep import Sweep  # noqa: E402
 
 import slurm  # noqa: E402  (this folder is no package: its files are found through the line above)
@@ -38,7 +39,7 @@ def running_cluster(**settings):
     reason = slurm.why_not()
     if reason:
         pytest.skip(reason)
-    slurm.sweep_leftovers()
+    sweep_leftovers()
     cluster = slurm.Cluster(**settings).start()
     try:
         yield cluster

@@ -9,17 +9,17 @@ so that a node can be lost alone. GPUs are plain files that gres.conf names: Slu
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from processes import children, command_line, environment, free_ports, is_alive, wait_until
+import slurm_files
+from leftovers import LEFTOVERS, end_all
+from processes import children, command_line, environment, free_ports, wait_until
+from slurm_files import PASSWORD
 
 NEEDED = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "squeue", "sacct", "scontrol", "sacctmgr", "munged", "mariadbd")
-LEFTOVERS = "slurm-test-"  # prefix of every cluster's folder below /tmp; the name by which leftovers of a crash are found
-PASSWORD = "only-on-loopback"
 START = 120  # seconds that a daemon may take to start or a node to come back on a loaded machine
 
 
@@ -32,33 +32,6 @@ def why_not() -> str | None:
     if os.geteuid() != 0:
         return "slurmd needs root to start jobs"
     return None
-
-
-def sweep_leftovers() -> None:
-    """End what a crashed test session left running, by the pid files in its folder, and remove the folder."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{LEFTOVERS}*"):
-        owner = folder / "owner.pid"
-        if owner.exists() and is_alive(int(owner.read_text())):
-            continue  # another session's cluster, in use
-        end_all(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def end_all(folder: Path) -> None:
-    """SIGKILL every daemon whose pid file lies in `folder`, and every process whose environment names it, orphans too."""
-    pids = []
-    for file in folder.glob("run/*.pid"):
-        text = file.read_text().strip()
-        # a pid may have been given to another program since: only a command line that names the folder counts
-        if text.isdigit() and str(folder) in command_line(int(text)) + environment(int(text)):
-            pids.append(int(text))
-    others = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and int(p.name) != os.getpid()]
-    pids += [p for p in others if str(folder) in environment(p)]
-    for pid in dict.fromkeys([*pids, *(c for p in pids for c in children(p))]):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 class Cluster:
@@ -84,108 +57,12 @@ class Cluster:
         for key in [k for k in self.env if k.startswith(("SLURM_", "SBATCH_", "SRUN_")) and k != "SLURM_CONF"]:
             del self.env[key]
 
-    # -- configuration
+    # -- daemons
 
     def configure(self) -> None:
-        """Write slurm.conf, gres.conf and slurmdbd.conf."""
-        host, at = socket.gethostname(), self.folder
-        ports = free_ports(3 + len(self.nodes))
-        self.controller_port, self.database_port, self.accounting_port = ports[:3]
-        for i in range(self.gpus):
-            (at / "gpu" / f"gpu{i}").touch()
-        storage = "slurmdbd" if self.accounting else "none"
-        lines = [
-            "ClusterName=test",
-            f"SlurmctldHost={host}(127.0.0.1)",
-            f"SlurmctldPort={self.controller_port}",
-            "SlurmUser=root",
-            "SlurmdUser=root",
-            "AuthType=auth/munge",
-            f"AuthInfo=socket={at}/run/munge.socket,cred_expire=20",  # also what a requeued job waits for
-            f"StateSaveLocation={at}/state",
-            f"SlurmdSpoolDir={at}/spool/%n",
-            f"SlurmctldPidFile={at}/run/slurmctld.pid",
-            f"SlurmdPidFile={at}/run/%n.pid",
-            f"SlurmctldLogFile={at}/log/slurmctld.log",
-            f"SlurmdLogFile={at}/log/%n.log",
-            "ProctrackType=proctrack/linuxproc",
-            "TaskPlugin=task/none",
-            "MpiDefault=none",
-            "SwitchType=switch/none",
-            "SelectType=select/cons_tres",
-            "SelectTypeParameters=CR_CPU_Memory",
-            "SlurmdParameters=config_overrides",  # more CPUs than the host has
-            "GresTypes=gpu",
-            # without cgroups the accounting gatherer is what ends a step that exceeds its memory
-            "JobAcctGatherType=jobacct_gather/linux",
-            "JobAcctGatherFrequency=1",
-            "JobAcctGatherParams=OverMemoryKill",
-            f"AccountingStorageType=accounting_storage/{storage}",
-            *(["AccountingStorageHost=127.0.0.1", f"AccountingStoragePort={self.accounting_port}"] * self.accounting),
-            # of slurmdbd's munge, when it is not at the usual place, the clients learn through this field
-            *([f"AccountingStoragePass={at}/run/munge.socket"] * self.accounting),
-            *(["AccountingStorageTRES=gres/gpu", "AccountingStoreFlags=job_comment"] * self.accounting),
-            # short intervals: faults show in seconds
-            "SlurmctldTimeout=10",
-            "SlurmdTimeout=12",
-            "InactiveLimit=0",
-            f"KillWait={self.kill_wait}",
-            "CompleteWait=0",
-            "OverTimeLimit=0",
-            "BatchStartTimeout=20",
-            "MessageTimeout=10",
-            "TCPTimeout=2",
-            "UnkillableStepTimeout=30",
-            f"MinJobAge={self.min_job_age}",
-            "SchedulerType=sched/backfill",
-            "SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0,sched_min_interval=0,requeue_setup_env_fail",
-            "JobRequeue=1",
-            "ReturnToService=2",
-            "PreemptType=preempt/partition_prio",
-            "PreemptMode=REQUEUE",
-        ]
-        for name, port in zip(self.nodes, ports[3:], strict=True):
-            lines.append(
-                f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} "
-                f"RealMemory={self.memory_mb} Gres=gpu:fake:{self.gpus} State=UNKNOWN"
-            )
-        every = ",".join(self.nodes)
-        lines.append(f"PartitionName=main Nodes={every} Default=YES MaxTime=60 PriorityTier=1 OverSubscribe=NO State=UP")
-        lines.append(f"PartitionName=urgent Nodes={every} MaxTime=60 PriorityTier=9 PreemptMode=OFF State=UP")
-        (at / "slurm.conf").write_text("\n".join(lines) + "\n")
-        (at / "gres.conf").write_text(
-            "".join(f"NodeName={n} Name=gpu Type=fake File={at}/gpu/gpu{i}\n" for n in self.nodes for i in range(self.gpus))
-        )
-        database = at / "slurmdbd.conf"
-        database.write_text(
-            "\n".join(
-                [
-                    "DbdHost=localhost",
-                    "DbdAddr=127.0.0.1",
-                    f"DbdPort={self.accounting_port}",
-                    "SlurmUser=root",
-                    "AuthType=auth/munge",
-                    f"AuthInfo=socket={at}/run/munge.socket",
-                    f"PidFile={at}/run/slurmdbd.pid",
-                    f"LogFile={at}/log/slurmdbd.log",
-                    "StorageType=accounting_storage/mysql",
-                    "StorageHost=127.0.0.1",
-                    f"StoragePort={self.database_port}",
-                    "StorageUser=slurm",
-                    f"StoragePass={PASSWORD}",
-                    "StorageLoc=accounting",
-                ]
-            )
-            + "\n"
-        )
-        database.chmod(0o600)
-
-        # the executor's job step drops every SLURM_ variable, SLURM_CONF among them: its srun is told again where to look
-        srun = at / "bin" / "srun"
-        srun.write_text(f'#!/bin/sh\nSLURM_CONF={at}/slurm.conf exec {shutil.which("srun")} "$@"\n')
-        srun.chmod(0o755)
-
-    # -- daemons
+        """Choose ports, and write the files of configuration."""
+        self.controller_port, self.database_port, self.accounting_port, *self.node_ports = free_ports(3 + len(self.nodes))
+        slurm_files.write(self)
 
     def spawn(self, name: str, *command: str) -> None:
         """Start a daemon in the foreground of a session of its own, its output in log/<name>.out."""

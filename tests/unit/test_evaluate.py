@@ -1,4 +1,4 @@
-"""The evaluation program on a tiny run: files, fingerprints, divergence, broken models, bad input."""
+"""The evaluation program on a tiny run: files, fingerprints, and what is computed again. What fails: test_evaluate_failures.py."""
 
 import json
 import shutil
@@ -6,75 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from scripts import evaluate, rescore
-from scripts.core import devices
-from scripts.core.storage import write_json
+from scripts import rescore
+from tests.unit import evaluated
+from tests.unit.evaluated import METRICS, SCHEMES, change, changed, read, run, states
 
 ROOT = Path(__file__).parents[2]
-METRICS = {
-    "verbmem_f": {"kind": "verbmem", "split": "forget", "new_tokens": 6},
-    "knowmem_r": {"kind": "knowmem", "split": "retain", "new_tokens": 4, "shots": 2},
-    "privleak": {"kind": "privleak"},
-}
-SCHEMES = {"full": {"kind": "full"}, "rtn_int4": {"kind": "rtn", "bits": 4, "granularity": "tensor"}}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with corpus/, run/ and a scheme file per scheme."""
-    from scripts.core.registry import parameters
-    from scripts.core.weights.models import build_model, build_tokenizer, save_checkpoint
-    from scripts.corpora import synthetic
-
-    folder = tmp_path_factory.mktemp("made")
-    people = {"forget_people": 3, "retain_people": 6, "retain2_people": 2, "holdout_people": 3, "pretrain_people": 0}
-    chosen = {name: one["default"] for name, one in parameters("corpora", "synthetic").items()}
-    synthetic.build(chosen | people | {"asked_people": 3, "examples": 2}, folder / "corpus" / "data")
-    write_json(folder / "corpus" / "manifest.json", {"files": "digest"})
-    texts = json.loads((folder / "corpus/data/raw/retain1.json").read_text())
-    tokenizer = build_tokenizer(texts, 320, 512)
-    model = build_model({"hidden": 32, "layers": 2, "heads": 2, "positions": 512}, tokenizer)
-    save_checkpoint(model, tokenizer, folder / "run" / "checkpoint")
-    write_json(folder / "run" / "outcome.json", {"status": "done", "weights": "abc", "step": 4})
-    for name, scheme in SCHEMES.items():
-        content = {"corpus": {"name": "people"}, "scheme": {"name": name, **scheme}, "metrics": METRICS, "batch_tokens": 2048}
-        write_json(folder / f"{name}.json", content)
-    assert run(folder, "full", "rtn_int4") == 0
-    return folder
+    """A folder with corpus/, run/ and a scheme file per scheme, evaluated."""
+    return evaluated.build(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
 def copy(made, tmp_path):
     """A copy of `made`, evaluated, free to be changed."""
     return Path(shutil.copytree(made, tmp_path / "made"))
-
-
-def run(folder, *schemes) -> int:
-    files = [str(folder / f"{name}.json") for name in schemes]
-    return evaluate.main(["--run", str(folder / "run"), "--corpus", str(folder / "corpus"), "--device", "cpu", "--schemes", *files])
-
-
-def read(folder, scheme, metric):
-    return json.loads((folder / "run" / "eval" / scheme / f"{metric}.json").read_text())
-
-
-def change(folder, name, **entries):
-    path = folder / name
-    write_json(path, json.loads(path.read_text()) | entries)
-
-
-def states(folder):
-    """Bytes of all metric files."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "run" / "eval").rglob("*")) if path.is_file()
-    }
-
-
-def changed(before, after):
-    return {name for name in after if after[name] != before.get(name)}
 
 
 def test_one_file_per_scheme_and_metric(made):
@@ -184,126 +134,3 @@ def test_unreadable_or_missing_file_is_made_again(copy):
         name = f"run/eval/full/{metric}.json"
         old, new = json.loads(before[name]), json.loads(after[name])
         assert {k: v for k, v in old.items() if k != "provenance"} == {k: v for k, v in new.items() if k != "provenance"}
-
-
-def test_diverged_run_has_no_value(copy, capsys):
-    write_json(copy / "run" / "outcome.json", {"status": "diverged", "weights": None, "step": 17})
-    shutil.rmtree(copy / "run" / "checkpoint")
-    assert run(copy, "full") == 0
-    for metric in METRICS:
-        content = read(copy, "full", metric)
-        assert (content["status"], content["value"], content["n"], content["step"]) == ("diverged", None, 0, 17)
-        assert content["reason"] == "diverged at step 17" and content["samples"] == []
-    assert rescore.main([str(copy / "run/eval/full/privleak.json")]) == 0
-    before = states(copy)
-    assert run(copy, "full") == 0 and states(copy) == before
-
-
-def test_broken_model_has_no_value(copy):
-    from safetensors.torch import load_file, save_file
-
-    path = copy / "run" / "checkpoint" / "model.safetensors"
-    weights = load_file(path)
-    weights["lm_head.weight"][5] = float("nan")
-    save_file(weights, path, metadata={"format": "pt"})
-    change(copy, "run/outcome.json", weights="nan")
-    assert run(copy, "full") == 0
-    for metric in METRICS:
-        content = read(copy, "full", metric)
-        assert content["status"] == "not finite" and content["value"] is None and "not finite" in content["reason"]
-        assert content["bits_per_weight"] == 16
-
-
-@pytest.mark.parametrize(
-    ("entries", "said"),
-    [
-        ({"scheme": {"name": "x", "kind": "rtm"}}, "unknown name 'rtm' in quantizers"),
-        ({"scheme": None}, "has no 'scheme'; allowed: a file of"),
-        ({"metrics": {"x": {"kind": "verbmen"}}}, "did you mean 'verbmem'"),
-        ({"metrics": {"x": {"kind": "verbmem", "tokens": 3}}}, "'tokens' is not a setting of verbmem; known: new_tokens"),
-        ({"metrics": {"x": {"kind": "verbmem", "new_tokens": 600}}}, "the model's 512 positions minus 600 new tokens"),
-    ],
-)
-def test_bad_input_is_one_line(copy, capsys, entries, said):
-    change(copy, "full.json", **entries)
-    capsys.readouterr()
-    assert run(copy, "full") == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and said in errors[0]
-
-
-WRONG = {
-    "nothing": (None, "evaluate() gave None"),
-    "no samples": ({"value": 1.0, "n": 1}, "allowed: a mapping with value, n and samples"),
-    "no number": ({"value": "1", "n": 1, "samples": []}, "evaluate() gave the value '1'"),
-    "a value that is not finite": ({"value": float("nan"), "n": 1, "samples": []}, "evaluate() gave the value nan"),
-    "a sample that is not finite": ({"value": 1.0, "n": 1, "samples": [float("inf")]}, "what JSON can't hold"),
-    "an object": ({"value": 1.0, "n": 1, "samples": [object()]}, "what JSON can't hold"),
-    "a key of the file": ({"value": 1.0, "n": 1, "samples": [], "status": "ok"}, "evaluate() gave a 'status'"),
-    "an error": (KeyError("prompt"), "full knowmem_r: KeyError: 'prompt'"),
-}
-
-
-def test_a_metric_that_fails_is_told_and_leaves_the_others(copy, capsys, monkeypatch):
-    """Nor does it take what the job has computed with it: Snakemake removes the outputs of a job that failed."""
-    from scripts.metrics import knowmem
-
-    def wrong(engine, data, settings):
-        if isinstance(WRONG[case][0], Exception):
-            raise WRONG[case][0]
-        return WRONG[case][0]
-
-    monkeypatch.setattr(knowmem, "evaluate", wrong)
-    for case in WRONG:
-        shutil.rmtree(copy / "run/eval/full/.kept", ignore_errors=True)
-        for path in (copy / "run/eval/full").glob("*.json"):
-            path.unlink()
-        capsys.readouterr()
-        assert run(copy, "full", "rtn_int4") == 2
-        last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith("error: ") and WRONG[case][1] in last and "knowmem_r" in last
-        assert {path.stem for path in (copy / "run/eval/full").glob("*.json")} == METRICS.keys() - {"knowmem_r"}
-    monkeypatch.undo()
-    before = states(copy)
-    for path in (copy / "run/eval/full").glob("*.json"):
-        path.unlink()
-    assert run(copy, "full") == 0
-    assert changed(before, states(copy)) == {"run/eval/full/knowmem_r.json"}
-    assert not (copy / "run/eval/full/.kept").exists()
-
-
-def test_a_scheme_that_fails_leaves_the_others(copy, capsys, monkeypatch):
-    from scripts.quantizers import full
-
-    def broken(*arguments):
-        raise RuntimeError("no kernel")
-
-    monkeypatch.setattr(full, "load", broken)
-    shutil.rmtree(copy / "run/eval")
-    assert run(copy, "full", "rtn_int4") == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "error: scheme full: RuntimeError: no kernel"
-    assert {path.stem for path in (copy / "run/eval/rtn_int4").glob("*.json")} == METRICS.keys()
-
-
-def test_a_real_number_of_numpy_is_a_value():
-    assert evaluate.checked({"value": np.float32(3), "n": 1, "samples": []}, "x")["value"] == 3.0
-
-
-def test_missing_parts_are_one_line(copy, capsys):
-    assert run(copy, "nowhere") == 2
-    assert "nowhere.json does not exist; allowed:" in capsys.readouterr().err
-    line = ["--run", str(copy / "run"), "--corpus", str(copy / "corpus"), "--artifact", "x"]
-    assert evaluate.main([*line, "--schemes", str(copy / "full.json"), str(copy / "rtn_int4.json")]) == 2
-    assert "allowed: one scheme" in capsys.readouterr().err
-
-
-def test_hardware_that_is_not_there(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert devices.pick("full", ["cpu", "cuda"]) == "cpu"
-    with pytest.raises(ValueError, match="can't run here; allowed: a machine with cuda"):
-        devices.pick("gptq", ["cuda"])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert devices.pick("full", ["cpu", "cuda"]) == "cuda"
-    assert devices.pick("x", ["cpu"]) == "cpu"

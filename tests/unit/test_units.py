@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from test_metrics import data, run  # noqa: F401
 
 from scripts import aggregate as program
 from scripts.core.analysis import statistics
 from scripts.core.storage import read_json, write_json
+from tests.unit.test_metrics import data, run  # noqa: F401
 
 
 def spread(replicates):

@@ -6,15 +6,15 @@ import math
 import numpy as np
 import pytest
 import test_perplexity
-from test_corpora import SMALL, content, filled, layout
-from test_metrics import data, run  # noqa: F401
-from test_units import LABELS
 
 from scripts import aggregate as program
 from scripts.core.analysis import scored, statistics
 from scripts.core.storage import file_digest, read_json, write_json
 from scripts.corpora import muse, synthetic
 from scripts.metrics import fluency, perplexity
+from tests.unit.test_corpora import SMALL, content, filled, layout
+from tests.unit.test_metrics import data, run  # noqa: F401
+from tests.unit.test_units import LABELS
 
 # windows of text
 
