@@ -53,5 +53,8 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
         place.unlink()
         storage.write_json(place, config)
         model = AutoGPTQForCausalLM.from_pretrained(folder, settings)
+    # It moves embeddings, layers and norm to the GPU by name, and leaves the rotary positions, which transformers 4.46 keeps beside
+    # them, on the CPU.
+    model.model.base_model.rotary_emb.to(device)
     model.quantize(examples)
     model.save_quantized(str(out), use_safetensors=True)

@@ -2,6 +2,9 @@
 
 import json
 import os
+import sys
+from types import ModuleType, SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -131,6 +134,22 @@ def test_only_the_weights_that_transformers_reads_are_copied(tokenizer, tmp_path
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
     models.copy_checkpoint(source, copy)
     assert [path.name for path in copy.glob("*.safetensors")] == ["model-00001-of-00001.safetensors"]
+
+
+def test_auto_gptq_finds_the_rotary_positions_on_the_gpu(tmp_path, monkeypatch):
+    from scripts.quantizers import autogptq
+
+    moved = []
+    (tmp_path / "config.json").write_text("{}")
+    library, model = ModuleType("auto_gptq"), MagicMock()
+    model.model.base_model.rotary_emb.to.side_effect = moved.append
+    model.quantize.side_effect = lambda examples: moved.append("quantize")
+    library.AutoGPTQForCausalLM = SimpleNamespace(from_pretrained=lambda folder, settings: model)
+    library.BaseQuantizeConfig = MagicMock()
+    monkeypatch.setitem(sys.modules, "auto_gptq", library)
+    scheme = {"bits": 4, "group": 32, "symmetric": True, "act_order": False, "damp": 0.01}
+    autogptq.quantize(tmp_path, scheme, [[1, 2, 3]], tmp_path / "out", "cuda")
+    assert moved == ["cuda", "quantize"]
 
 
 def test_transformers_4_finds_the_rotary_positions_where_it_looks():
