@@ -162,9 +162,10 @@ def launch(options, environment) -> int:
 def main(argv=None) -> int:
     """Run the program; its exit code, or 2 with one line when it can't be started as asked."""
     options = parser().parse_args(argv)
-    if not options.on_node and options.nodes == 1:
+    training = options.on_node or "--spec" not in options.arguments or shared(options)
+    if training and not options.on_node and options.nodes == 1:
         devices.claim(max(1, options.gpus))
-    if options.gpus * options.nodes > 1 and (options.on_node or shared(options)):
+    if training and options.gpus * options.nodes > 1:
         return launch(options, dict(os.environ))
     os.execv(sys.executable, [sys.executable, "-m", options.program, *options.arguments])
 

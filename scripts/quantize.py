@@ -144,9 +144,9 @@ def main(argv=None) -> int:
     scheme = content.get("scheme", content) if isinstance(content, dict) else None
     if not isinstance(scheme, dict) or "kind" not in scheme:
         raise ValueError(f"scheme: {options.scheme} has no kind; allowed: {', '.join(registry.names('quantizers'))}")
-    registry.require("quantizers", scheme["kind"], "scheme.kind")
+    kind = registry.require("quantizers", scheme["kind"], "scheme.kind")
     defaults = {k: v["default"] for k, v in registry.parameters("quantizers", scheme["kind"]).items()}
-    if options.device != "cpu":
+    if options.device != "cpu" and "cuda" in registry.constants("quantizers", kind)["HARDWARE"]:
         devices.claim(1)
     done = quantize(options.run, options.corpus, {**defaults, **scheme}, options.out, options.device, options.checkpoint)
     if done["status"] == "ok":

@@ -52,6 +52,7 @@ def test_one_gpu_is_the_program_itself(monkeypatch, spec):
 def test_what_is_no_training_is_done_by_one_process(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(os, "execv", lambda program, arguments: calls.append(arguments))
+    monkeypatch.setattr(launch.devices, "claim", lambda count: calls.append(f"took {count} GPUs"))
     copied = {"stage": "target", "model": {"kind": "pretrained"}}
     storage.write_json(tmp_path / "spec.json", copied)
     launch.main(["--gpus", "8", "scripts.train", "--spec", str(tmp_path / "spec.json")])

@@ -2,11 +2,12 @@
 
 import copy
 import json
+import re
 
 import pandas as pd
 
 from scripts import paper_tables
-from scripts.core import registry
+from scripts.core import isolation, registry
 from scripts.core.planning import config as configuration
 from scripts.core.planning import grid
 from tests.workflow.conftest import MICRO, Sweep
@@ -86,3 +87,23 @@ def test_without_gpus_no_kind_of_gpu_is_asked_for(tmp_path):
     assert plain.count("gpu_model=") > 10 and "h100" not in plain
     config["resources"]["gpus"] = 1
     assert "gpu_model=h100" in Sweep(tmp_path, config).run("--dry-run").stdout
+
+
+def test_what_is_copied_or_quantized_without_a_gpu_asks_for_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNLEARNING_ENVS", str(tmp_path))
+    (tmp_path / "gguf" / "bin").mkdir(parents=True)
+    (tmp_path / "gguf" / "bin" / "python").touch()
+    (tmp_path / "gguf" / isolation.MARK).write_text(isolation.digest("gguf"))
+    config = copy.deepcopy(MICRO)
+    config["corpora"]["people"]["model"] = {"kind": "pretrained", "target": "lab/t", "retrain": "lab/r", "billions": 6.7}
+    config["schemes"] |= {"awq": {"kind": "awq", "group": 16}, "gguf": {"kind": "gguf"}}
+    config["resources"] |= {"gpus": 4, "nodes": 2, "gpu_model": "h100"}
+    config["unlearning"]["batch"] = 8
+    shown = Sweep(tmp_path, config).run("--dry-run").stdout
+    asked = dict(re.findall(r"^rule (\S+):\n(?:    .*\n)*?    resources: (.*)$", shown, re.M))
+    resources = {rule: dict(one.split("=", 1) for one in text.split(", ")) for rule, text in asked.items()}
+    gpus = {rule: (found.get("gpu"), found.get("gpu_model")) for rule, found in resources.items()}
+    assert gpus["reference"] == gpus["quantize_gguf"] == ("0", "")
+    assert (gpus["quantize_awq"], gpus["unlearn"]) == (("1", "h100"), ("8", "h100"))
+    several = [(resources[rule]["nodes"], resources[rule]["mpi"]) for rule in ("reference", "unlearn")]
+    assert several == [("1", ""), ("2", "srun")] and int(resources["reference"]["mem_mb"]) < 11000

@@ -162,6 +162,28 @@ def runtime(share):
     return amount
 
 
+def unless_copied(**resources):
+    """Resources of the target and retrain models: as given where they are trained; a published one is copied, without a GPU."""
+    copying = {"gpu": 0, "gpu_model": "", "mem_mb": mem_mb(1), "runtime": runtime(0.3)}
+    copying |= {"nodes": 1, "tasks": 1, "mpi": ""}  # "": no job of several tasks
+
+    def either(training, copy):
+        def amount(wildcards, attempt):
+            published = config["corpora"][wildcards.corpus]["model"]["kind"] == "pretrained"
+            chosen = copy if published else training
+            return chosen(wildcards, attempt) if callable(chosen) else chosen
+
+        return amount
+
+    return {name: either(value, copying[name]) if name in copying else value for name, value in resources.items()}
+
+
+def gpus_of(scheme):
+    """GPUs of the job that quantizes under a scheme: none where its library uses none."""
+    hardware = registry.constants("quantizers", config["schemes"][scheme]["kind"])["HARDWARE"]
+    return min(1, config["resources"]["gpus"]) if "cuda" in hardware else 0
+
+
 def kept(checkpoint, *removed_by):
     """An unlearned checkpoint as an output, removed after its last use where `keep_checkpoints` says so."""
     return temp(checkpoint) if config["keep_checkpoints"] in ("until_evaluated", *removed_by) else checkpoint

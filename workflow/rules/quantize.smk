@@ -51,8 +51,8 @@ for scheme_name in ARTIFACTS:
         resources:
             mem_mb=mem_mb(8),
             runtime=runtime(0.5),
-            gpu=min(1, config["resources"]["gpus"]),
-            gpu_model=GPU_MODEL,
+            gpu=gpus_of(scheme_name),
+            gpu_model=GPU_MODEL if gpus_of(scheme_name) else "",
         params:
             python=interpreter(environment(scheme_name)),
             corpus=subpath(input.corpus, parent=True),

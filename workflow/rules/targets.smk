@@ -56,10 +56,7 @@ rule reference:
         "../../envs/train.yaml"
     threads: config["resources"]["threads"]
     resources:
-        **ranks,
-        mem_mb=mem_mb(20),
-        runtime=runtime(1),
-        gpu_model=GPU_MODEL,
+        **unless_copied(**ranks, mem_mb=mem_mb(20), runtime=runtime(1), gpu_model=GPU_MODEL),
         save_minutes=config["resources"]["save_minutes"],
         calibration=demands,
     params:
