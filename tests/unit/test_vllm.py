@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -172,6 +173,38 @@ def test_a_broken_model_has_no_score(served):
         served(broken=6)[0].token_logprobs([[3, 6]])
     with pytest.raises(ValueError, match="prompt 0: 11 tokens do not fit; allowed: at most 10"):
         served()[0].generate([" ".join("3" * 11)], 2)
+
+
+class Dequantized:
+    """As much of a model as is asked for before vLLM takes over."""
+
+    config = SimpleNamespace(max_position_embeddings=12)
+    generation_config = SimpleNamespace(eos_token_id=2)
+
+    def to(self, dtype):
+        return self
+
+    def save_pretrained(self, folder):
+        (Path(folder) / "model.safetensors").touch()
+
+
+def test_on_a_gpu_nothing_is_compiled_and_the_hosts_copy_is_gone_when_vllm_starts(served, monkeypatch, tmp_path):
+    from scripts.core.evaluation import vllm_engine
+    from scripts.core.weights import models, quantization
+
+    model, started = Dequantized(), []
+    held = weakref.ref(model)
+    plugin = SimpleNamespace(load=lambda *_, loaded=[model]: loaded.pop(), describe=lambda *_: {"bits_per_weight": 4})
+    monkeypatch.setattr(vllm_engine, "SETTINGS", {})  # they stay in the environment
+    monkeypatch.setattr(models, "load_tokenizer", lambda checkpoint: Words())
+    monkeypatch.setattr(quantization, "stored_dtype", lambda checkpoint: "bfloat16")
+    sys.modules["vllm"].LLM = lambda **options: started.append((options, held(), os.listdir(options["model"])))
+    sys.modules["vllm"].__version__ = "0"
+    del model
+    engine, _ = vllm_engine.load(plugin, tmp_path, {"kind": "awq"}, "cuda", 64)
+    ((options, alive, files),) = started
+    assert options["enforce_eager"] and options["dtype"] == "bfloat16" and engine.positions == 12
+    assert alive is None and files == ["model.safetensors"]
 
 
 METRICS = {

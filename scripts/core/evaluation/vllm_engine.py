@@ -19,7 +19,8 @@ import numpy as np
 from scripts.core.evaluation import generation
 from scripts.core.evaluation.engine import Engine, before
 
-# In this process and without torch.compile: what serves one model for a few minutes starts sooner so.
+# In this process and without torch.compile: what serves one model for a few minutes starts sooner so. vLLM has to be told by
+# `enforce_eager`, too: its models are compiled whole or not at all, and torch refuses a whole that it may not compile.
 SETTINGS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 SETTINGS |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 SETTINGS |= {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}  # one more than the model's positions, see `start`
@@ -115,6 +116,7 @@ def _folder(model, checkpoint: Path, dtype: str):
 
     with tempfile.TemporaryDirectory() as folder:
         model.to(getattr(torch, dtype)).save_pretrained(folder)
+        del model  # or it stays in memory as long as the folder
         yield Path(folder)
 
 
@@ -137,7 +139,7 @@ def start(folder: Path, tokenizer: Path, config, dtype: str, device: str, batch_
         # A text as long as the model's positions is scored with one token after it, which is never run through the model.
         max_model_len=positions + 1,
         max_logprobs=1,
-        enforce_eager=device == "cpu",
+        enforce_eager=True,
         enable_prefix_caching=True,
         trust_remote_code=False,
         disable_log_stats=True,
