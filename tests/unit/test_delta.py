@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -158,6 +159,20 @@ def test_another_target_is_told_apart_from_damage(tmp_path):
         delta.Delta(run).tensor("large")
     with pytest.raises(delta.DeltaError, match="holds no"):
         delta.pack(run, target)
+
+
+def test_threads_share_the_packing_of_a_large_tensor(tmp_path, monkeypatch):
+    """Two chunks are encoded at the same time, or the barrier breaks."""
+    barrier, encode = threading.Barrier(2, timeout=20), bitcode.encode
+    monkeypatch.setattr(delta, "CHUNK", 1000)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(bitcode, "encode", lambda *arrays: (barrier.wait(), encode(*arrays))[1])
+    values = {"w": torch.randn(2000)}
+    for name, factor in (("target", 1), ("run", 1.5)):
+        (tmp_path / name).mkdir()
+        save_file({key: factor * value for key, value in values.items()}, tmp_path / name / "model.safetensors")
+    delta.pack(tmp_path / "run", tmp_path / "target")
+    assert torch.equal(delta.Delta(tmp_path / "run").tensor("w"), 1.5 * values["w"])
 
 
 def test_what_is_not_read_back_equal_is_not_kept(tmp_path, monkeypatch):

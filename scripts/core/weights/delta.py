@@ -133,13 +133,15 @@ def pack(folder, target) -> dict[str, int]:
 
 
 def _pack(folder: Path, target: Path) -> dict[str, int]:
+    import torch
     from safetensors.numpy import save_file
 
     own, base, files = Weights(folder), Weights(target), sorted(folder.glob("*.safetensors"))
     heads = {path.name: header(path)[0] for path in files}
     payloads, records = {}, {}
-    for name in own.files:
-        payloads[name], records[name] = encoded(own, base, name)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the GPU waits for it
+        for name in own.files:
+            payloads[name], records[name] = encoded(own, base, name, pool.map)
     content = {"files": heads, "tensors": records}
     place = os.path.relpath(os.path.realpath(target), os.path.realpath(folder))
     metadata = {"format": FORMAT, "target": place, "content": json.dumps(content)}
@@ -157,8 +159,8 @@ def _pack(folder: Path, target: Path) -> dict[str, int]:
     return {"full": full, "stored": path.stat().st_size}
 
 
-def encoded(own: Weights, base: Weights, name: str):
-    """(payload as a uint8 array, record) of one tensor."""
+def encoded(own: Weights, base: Weights, name: str, each=map):
+    """(payload as a uint8 array, record) of one tensor. each: how chunks are gone through, a `map`."""
     import numpy as np
 
     from scripts.core.weights import bitcode
@@ -166,10 +168,12 @@ def encoded(own: Weights, base: Weights, name: str):
     entry = own.entries[name]
     new, width = own.octets(name), torch_type(entry["dtype"]).itemsize
     old = base.base(name, entry["dtype"], entry["shape"])
-    parts = [
-        bitcode.encode(bitcode.words(new[i:j], width), None if old is None else bitcode.words(old[i:j], width))
-        for i, j in bounds(new.size, width)
-    ]
+
+    def encode(chunk):
+        i, j = chunk
+        return bitcode.encode(bitcode.words(new[i:j], width), None if old is None else bitcode.words(old[i:j], width))
+
+    parts = list(each(encode, bounds(new.size, width)))
     record = {"chunks": [[coding, len(payload)] for coding, payload in parts], "sum": checksum(new)}
     record["base"] = None if old is None else checksum(old)
     return np.frombuffer(b"".join(payload for _, payload in parts), np.uint8), record
