@@ -54,7 +54,7 @@ BAD = {
         ["corpora.people.model.kind", "did you mean 'scratch'"],
     ),
     "wrong type, number as text": ("unlearning/batch", "four", ["unlearning.batch", "'four'", "integer"]),
-    "wrong type, mapping as text": ("schemes", "full", ["schemes", "'full'", "object"]),
+    "wrong type, mapping as text": ("schemes", "full", ["schemes", "'full'", "mapping"]),
     "wrong type, seed": ("sweep/0/seed", "first", ["sweep[0].seed", "'first'", "integer"]),
     "a seed below zero": ("sweep/0/seed", [0, -1], ["sweep[0].seed", "-1", "≥ 0"]),
     "a seed of more than 31 bits": ("sweep/0/seed", 2**31, ["sweep[0].seed", "2147483648", "≤ 2147483647"]),
@@ -177,6 +177,14 @@ BAD = {
         32,
         ["corpora.people.model.positions", "32", "at least max_length"],
     ),
+    "results that end in a line break": ("results", "results/a\n", ["results: 'results/a\\n'", "matching"]),
+    "results in a file": ("results", f"{__file__}/a", ["results", "test_config.py/a' can't be made in"]),
+    "results that are a file": ("results", __file__, ["results", "test_config.py' is no folder", "can be made"]),
+    "results with too long a name": ("results", "a" * 300, ["results", "a' can't be a folder (File name too long)"]),
+    "a scheme with too long a name": ("schemes", {"a" * 101: {"kind": "rtn"}}, ["schemes.aaa", "at most 100 characters"]),
+    "a batch beyond all bounds": ("unlearning/batch", 10**40, ["unlearning.batch", "≤ 65536"]),
+    "a GPU's name that is none": ("resources/gpu_model", "a100; rm", ["resources.gpu_model", "'a100; rm'", "matching"]),
+    "a list for a mapping": ("schemes", ["full"], ["schemes: ['full']", "allowed: mapping"]),
     "results with odd characters": ("results", "my results; rm", ["results", "my results; rm", "matching"]),
     "folder that is none": (
         "corpora/people",
@@ -188,6 +196,7 @@ BAD = {
 
 def check(config: dict) -> Plan:
     plan = grid.plan(configuration.resolve(config))
+    configuration.check_results(plan.config["results"])
     configuration.check_plugins(plan.config)
     origins.check(plan)
     return plan

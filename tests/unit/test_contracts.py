@@ -25,7 +25,7 @@ BAD = {
     "a need that is a text": (
         "methods",
         METHOD.replace('("logits",)', '("logits")') + LOSS,
-        "NEEDS: 'logits' is not allowed; allowed: array of one of",
+        "NEEDS: 'logits' is not allowed; allowed: list of one of",
     ),
     "an unknown need": ("methods", METHOD.replace("logits", "logit") + LOSS, "NEEDS[0]: 'logit' is not allowed"),
     "an unknown kind": ("methods", METHOD.replace("training", "train") + LOSS, "KIND: 'train' is not allowed"),

@@ -193,6 +193,7 @@ def test_the_fewest_gpus_divide_the_batch():
     assert least(4) < least(3) < least(2) < least(1)
     assert [placement.fewest(shape, training, least(gpus) + 0.001) for gpus in (1, 2, 3, 4)] == [1, 2, 3, 6]
     assert placement.fewest(shape, training, least(6) - 0.01) is None
+    assert placement.fewest(shape, memory.Training(batch=512 * 10**6), 0.1) is None  # looks at no more GPUs than may be asked for
 
 
 def test_a_step_of_a_model_with_random_weights_peaks_near_the_plan(capfd):

@@ -142,11 +142,15 @@ def test_a_wrong_configuration_is_one_line(tmp_path, monkeypatch, capsys, progra
 def test_what_a_dry_run_refuses_the_plan_refuses_and_the_status_does_not(tmp_path, monkeypatch, capsys):
     """What was computed on one machine is looked at on another, which lacks a folder, say."""
     odd = {"kind": "rtn", "bits": 3, "granularity": "group", "group": 7}
-    make(tmp_path, monkeypatch, schemes=MICRO["schemes"] | {"rtn_int3": odd})
-    assert costs.main(["--config", "sweep.yaml"]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: schemes.rtn_int3.group: 7 ") and captured.err.count("\n") == 1 and not captured.out
-    assert status.main(["--config", "sweep.yaml"]) == 0
+    for changes, words in (
+        ({"schemes": MICRO["schemes"] | {"rtn_int3": odd}}, "schemes.rtn_int3.group: 7 "),
+        ({"results": "sweep.yaml/results"}, "results: 'sweep.yaml/results' can't be made in "),
+    ):
+        make(tmp_path, monkeypatch, **changes)
+        assert costs.main(["--config", "sweep.yaml"]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith(f"error: {words}") and captured.err.count("\n") == 1 and not captured.out
+        assert status.main(["--config", "sweep.yaml"]) == 0
 
 
 def test_the_plan_names_environments_that_are_to_be_made(tmp_path, monkeypatch, capsys):

@@ -6,8 +6,9 @@ is one line that names the key, the value and what is allowed.
 
 import copy
 import math
+import re
 
-from jsonschema import Draft202012Validator, validators
+from jsonschema import Draft202012Validator, ValidationError, validators
 
 from scripts.core.registry import nearest, spelled
 
@@ -22,8 +23,17 @@ def is_number(checker, value) -> bool:
     return is_integer(checker, value) or isinstance(value, float) and math.isfinite(value)
 
 
+def matches(validator, pattern, value, schema):
+    """Patterns are of whole texts: Python's $ also stands before a last line break, which YAML's block texts end with."""
+    if validator.is_type(value, "string") and not re.fullmatch(pattern, value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
 TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": is_integer, "number": is_number})
-Validator = validators.extend(Draft202012Validator, type_checker=TYPES)
+Validator = validators.extend(Draft202012Validator, {"pattern": matches}, type_checker=TYPES)
+
+
+WORDS = {"object": "mapping", "array": "list", "number": "finite number"}  # YAML's for JSON's
 
 
 class ConfigError(ValueError):
@@ -37,12 +47,13 @@ def allowed(schema: dict) -> str:
     if "const" in schema:
         return repr(schema["const"])
     kinds = schema.get("type", "value")
-    words = (" or ".join(kinds) if isinstance(kinds, list) else kinds).replace("number", "finite number")
+    words = " or ".join(WORDS.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
     words += f" of {allowed(schema['items'])}" if "enum" in schema.get("items", {}) else ""
     bounds = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
     words += "".join(f", {sign} {schema[key]}" for key, sign in bounds if key in schema)
     extras = {
         "minLength": "at least {} characters",
+        "maxLength": "at most {} characters",
         "minItems": "at least {} items",
         "minProperties": "at least {} entries",
     }

@@ -16,7 +16,7 @@ from scripts.core.planning.checking import ConfigError, check_object, check_valu
 from scripts.core.weights import quantization
 
 SCHEMA = Path(__file__).resolve().parents[3] / "workflow" / "schemas" / "config.schema.yaml"
-NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*$"}
+NAME = {"type": "string", "maxLength": 100, "pattern": "^[A-Za-z0-9][A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*$"}
 ROOMS = {"schemes": "quantizers", "metrics": "metrics"}
 
 
@@ -158,6 +158,19 @@ def check_plugins(config: dict) -> None:
             quantization.check_hardware(entry["kind"], hardware, config["resources"]["gpus"], f"schemes.{name}.kind")
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+
+def check_results(results: str) -> None:
+    """ConfigError where the folder of the results can't be made; one that is there may be read-only, to be looked at."""
+    path, rule = Path(results).absolute(), "a folder, or the name of one that can be made"
+    try:
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"results: {results!r} is no folder; allowed: {rule}")
+    except OSError as error:
+        raise ConfigError(f"results: {results!r} can't be a folder ({error.strerror}); allowed: {rule}") from None
+    above = next(parent for parent in path.parents if parent.exists())
+    if not path.exists() and not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise ConfigError(f"results: {results!r} can't be made in {str(above)!r}; allowed: {rule}")
 
 
 def known_shape(entry: dict) -> dict | None:

@@ -4,6 +4,8 @@ from scripts.core import registry
 from scripts.core.planning import memory
 from scripts.core.planning.combinations import trains
 
+MOST = 512  # GPUs that the schema allows: 64 nodes with 8 each
+
 
 def candidates(training: memory.Training, gpus: int, zero: str = "auto", offload: str = "auto") -> list[tuple[int, str]]:
     """(stage, offload) that may be taken, in the order of preference. ValueError for what does not go together."""
@@ -37,7 +39,7 @@ def choose(
 
 def fewest(shape: memory.Shape, training: memory.Training, gpu_gb: float) -> int | None:
     """The smallest number of GPUs (1, or what divides the batch) on which a training fits; None if there is none."""
-    for gpus in range(1, training.batch + 1):
+    for gpus in range(1, min(training.batch, MOST) + 1):
         if training.batch % gpus == 0:
             for option in candidates(training, gpus):
                 if memory.plan(shape, training, gpus, *option)["total"] <= gpu_gb * memory.GB:

@@ -20,6 +20,7 @@ def resolved(path) -> dict:
 def checked(content: dict) -> Plan:
     """The plan of a configuration as YAML gives it, after all that can be checked before a job; ValueError (one line) if wrong."""
     plan = grid.plan(configuration.resolve(content))
+    configuration.check_results(plan.config["results"])
     configuration.check_plugins(plan.config)
     origins.check(plan)
     data.check(plan)
