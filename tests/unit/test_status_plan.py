@@ -150,7 +150,7 @@ def test_what_a_dry_run_refuses_the_plan_refuses_and_the_status_does_not(tmp_pat
         assert costs.main(["--config", "sweep.yaml"]) == 2
         captured = capsys.readouterr()
         assert captured.err.startswith(f"error: {words}") and captured.err.count("\n") == 1 and not captured.out
-        assert status.main(["--config", "sweep.yaml"]) == 0
+        assert status.main(["--config", "sweep.yaml"]) == 0 and capsys.readouterr().out
 
 
 def test_the_plan_names_environments_that_are_to_be_made(tmp_path, monkeypatch, capsys):
