@@ -99,11 +99,13 @@ def test_what_is_copied_or_quantized_without_a_gpu_asks_for_none(tmp_path, monke
     config["schemes"] |= {"awq": {"kind": "awq", "group": 16}, "gguf": {"kind": "gguf"}}
     config["resources"] |= {"gpus": 4, "nodes": 2, "gpu_model": "h100"}
     config["unlearning"]["batch"] = 8
-    shown = Sweep(tmp_path, config).run("--dry-run").stdout
+    shown = Sweep(tmp_path, config).run("--dry-run", env={"HF_HUB_OFFLINE": "0"}).stdout  # nothing is asked of the hub
     asked = dict(re.findall(r"^rule (\S+):\n(?:    .*\n)*?    resources: (.*)$", shown, re.M))
     resources = {rule: dict(one.split("=", 1) for one in text.split(", ")) for rule, text in asked.items()}
     gpus = {rule: (found.get("gpu"), found.get("gpu_model")) for rule, found in resources.items()}
     assert gpus["reference"] == gpus["quantize_gguf"] == ("0", "")
     assert (gpus["quantize_awq"], gpus["unlearn"]) == (("1", "h100"), ("8", "h100"))
+    threads = dict(re.findall(r"^rule (\S+):\n(?:    .*\n)*?    threads: (.*)$", shown, re.M))
+    assert threads["unlearn"] == "2" and "quantize_awq" not in threads  # of 4, a core for each GPU, the 2 that there are; of 1
     several = [(resources[rule]["nodes"], resources[rule]["mpi"]) for rule in ("reference", "unlearn")]
     assert several == [("1", ""), ("2", "srun")] and int(resources["reference"]["mem_mb"]) < 11000

@@ -99,6 +99,7 @@ RANKS = " ".join(
     f"--{option} {{resources.{name}}}"
     for option, name in {"gpus": "processes", "nodes": "hosts", "zero": "zero", "offload": "offload", "gpu-gb": "gpu_gb"}.items()
 )
+THREADS = max(site["threads"], site["gpus"])  # of a training: a core for each of its processes on a node
 FIGURES = config["figures"] or list(registry.names("figures"))
 PAPER_TABLES = ("precisions", "calibrated", "sure", "retained")
 # Tables that figures read, by the names in their TABLES; a new one is a rule that writes <results>/<name>.csv, and its columns.

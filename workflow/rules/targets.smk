@@ -19,7 +19,7 @@ rule base:
     retries: RETRIES
     conda:
         "../../envs/train.yaml"
-    threads: 2 * config["resources"]["threads"]  # target and retrain wait for it: nothing else needs these cores
+    threads: max(2 * config["resources"]["threads"], THREADS)  # target and retrain wait for it: nothing else needs these cores
     resources:
         **ranks,
         mem_mb=mem_mb(20),
@@ -54,7 +54,7 @@ rule reference:
     retries: RETRIES
     conda:
         "../../envs/train.yaml"
-    threads: config["resources"]["threads"]
+    threads: THREADS
     resources:
         **unless_copied(**ranks, mem_mb=mem_mb(20), runtime=runtime(1), gpu_model=GPU_MODEL),
         save_minutes=config["resources"]["save_minutes"],
@@ -88,7 +88,7 @@ rule reinforced:
     retries: RETRIES
     conda:
         "../../envs/train.yaml"
-    threads: config["resources"]["threads"]
+    threads: THREADS
     resources:
         **ranks,
         mem_mb=mem_mb(20),

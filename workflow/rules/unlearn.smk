@@ -29,7 +29,7 @@ for points, kind in itertools.product(POINTS, MASKS):
         retries: RETRIES
         conda:
             "../../envs/train.yaml"
-        threads: config["resources"]["threads"]
+        threads: THREADS
         resources:
             **ranks,
             mem_mb=mem_mb(20),
