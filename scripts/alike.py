@@ -40,38 +40,53 @@ def alike(scores: pd.DataFrame, recovery: pd.DataFrame, like: list[str], by: str
     forget = [row.metric for row in table.drop_duplicates("metric").itertuples() if tells(row)]
     if by not in forget:
         raise ValueError(f"--by: {by!r} is not a forget metric of these scores; allowed: {', '.join(forget)}")
-    cells = table[~table.method.isin(tables.REFERENCES)].copy()
+    cells = compared(table, tables.cells(recovery[recovery.checkpoint == ""]))
     for name in like:
         if name not in set(cells.setting):
             raise ValueError(f"--like: unknown setting {name!r}; {registry.nearest(name, sorted(set(cells.setting)))}")
-    at = ["corpus", "scheme", "metric"]
+    forgot, made = forgetting(cells, by), []
+    for group, part in cells.groupby(LABELS, sort=False):
+        for name in like:
+            named = part[part.setting == name]
+            if named.empty:
+                continue
+            standard = forgot.get(tables.key(named.iloc[0]), np.nan)
+            if not standard > 0:
+                cell = f"{'_'.join(group[1:])} {name!r}"
+                raise ValueError(
+                    f"--like: {cell} has no forgetting that {by} could tell at full precision; "
+                    "allowed: a cell that scores below the target"
+                )
+            label = dict(zip(LABELS, group, strict=True)) | {"like": name}
+            made += [row | label for row in neighbours(part, forgot / standard, within)]
+    return made
+
+
+def compared(table: pd.DataFrame, recovery: pd.DataFrame) -> pd.DataFrame:
+    """The unlearned cells of a table of scores, each with the target's value and with its recovery (SHARES)."""
+    at, key = ["corpus", "scheme", "metric"], [*tables.GROUP, "scheme", "metric"]
     target = table[table.method == "target"].set_index(at).value.rename("target")
-    cells = cells.join(target, on=at)
-    key = [*tables.GROUP, "scheme", "metric"]
-    shares = tables.cells(recovery[recovery.checkpoint == ""]).set_index(key)[SHARES]
-    cells = cells.join(shares, on=key)
+    cells = table[~table.method.isin(tables.REFERENCES)]
+    return cells.join(target, on=at).join(recovery.set_index(key)[SHARES], on=key)
+
+
+def forgetting(cells: pd.DataFrame, by: str) -> pd.Series:
+    """F of each cell by its key: M(target) − M(cell) of the metric `by` at full precision. ValueError where none has it."""
     whole = cells[(cells.scheme == "full") & (cells.metric == by)]
     if whole.empty:
         raise ValueError(f"--by: no unlearned cell has {by!r} at full precision; allowed: tables of a sweep with the scheme full")
-    kind, made = whole.kind.iloc[0], []
-    forgot = (known(whole.target, kind) - known(whole.value, kind)).set_axis(pd.MultiIndex.from_frame(whole[tables.GROUP]))
-    for group, part in cells.groupby(LABELS, sort=False):
-        for name in like:
-            own = part[part.setting == name]
-            if own.empty:
-                continue
-            standard = forgot.get(tables.key(own.iloc[0]), np.nan)
-            if not standard > 0:
-                told = f"{'_'.join(group[1:])} {name!r} has no forgetting that {by} could tell at full precision"
-                raise ValueError(f"--like: {told}; allowed: a cell that scores below the target")
-            for row in part.to_dict("records"):
-                share = forgot.get(tuple(row[label] for label in tables.GROUP), np.nan) / standard
-                if abs(share - 1) <= within:
-                    steps = pd.to_numeric(row.get("max_steps") or None)
-                    made.append(
-                        row | dict(zip(LABELS, group, strict=True)) | {"like": name, "forgotten": share, "max_steps": steps}
-                    )
-    return made
+    kind = whole.kind.iloc[0]
+    return (known(whole.target, kind) - known(whole.value, kind)).set_axis(pd.MultiIndex.from_frame(whole[tables.GROUP]))
+
+
+def neighbours(cells: pd.DataFrame, share: pd.Series, within: float) -> list[dict]:
+    """Rows of the cells whose forgetting, as a share of the named cell's, lies within `within` of 1; `forgotten` is that share."""
+    rows = []
+    for row in cells.to_dict("records"):
+        forgotten = share.get(tuple(row[label] for label in tables.GROUP), np.nan)
+        if abs(forgotten - 1) <= within:
+            rows.append(row | {"forgotten": forgotten, "max_steps": pd.to_numeric(row.get("max_steps") or None)})
+    return rows
 
 
 def shown(rows: list[dict]) -> str:

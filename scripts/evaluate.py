@@ -63,8 +63,8 @@ def checked(found, name: str) -> dict:
     return found
 
 
-def told(error: Exception, what: str) -> str:
-    """One line that tells an error of a metric or scheme; what is no bad input shows where it comes from, too."""
+def one_line(error: Exception, what: str) -> str:
+    """An error of a metric or scheme in one line; one that is not about bad input also prints where it comes from."""
     if isinstance(error, ValueError | OSError):
         return str(error)
     traceback.print_exception(error)
@@ -189,7 +189,7 @@ class Job:
             except NotFinite as error:
                 self.without_value([name], provenance, "not finite", str(error), **common)
             except Exception as error:
-                failed.append(told(error, f"{self.scheme['name']} {name}"))
+                failed.append(one_line(error, f"{self.scheme['name']} {name}"))
             else:  # what can't be written ends the job: the disk is full, for the others, too
                 self.write(name, provenance, status="ok", **common | found)
         return failed
@@ -223,7 +223,7 @@ def main(argv=None) -> int:
             except OSError:
                 raise
             except Exception as error:
-                failed.append(told(error, f"scheme {job.scheme['name']}"))
+                failed.append(one_line(error, f"scheme {job.scheme['name']}"))
         if names and number < len(jobs):
             gc.collect()  # the next scheme's model should not meet this one in memory
     for line in failed:

@@ -32,8 +32,8 @@ def measure(run: Path, target: Path, schemes: list[dict], known: dict, corpus: P
         return content | {"status": "diverged"}
     if (run / "checkpoint" / "pair.json").exists():
         return content | {"status": "a pair of models"}  # its logits are combined: it has no weights of its own to compare
-    content["left_out"] = [scheme["name"] for scheme in schemes if not told(scheme)]
-    schemes = [scheme for scheme in schemes if told(scheme)]
+    content["left_out"] = [scheme["name"] for scheme in schemes if not says_what_it_holds(scheme)]
+    schemes = [scheme for scheme in schemes if says_what_it_holds(scheme)]
     old = known if known.get("fingerprint") == fingerprint else {}
     kept = {name: entry for name, entry in old.get("schemes", {}).items() if entry["scheme"] in schemes}
     wanted = [scheme for scheme in schemes if scheme["name"] not in kept]
@@ -58,14 +58,14 @@ def import_libraries(gradient: bool) -> None:
     process.imported()
 
 
-def function(scheme: dict) -> str:
-    """The function of a quantizer that tells what it holds: of one matrix in memory, or in the files that it keeps."""
+def holding(scheme: dict) -> str:
+    """Name of the quantizer's function that says what it holds: of one matrix in memory, or in the files that it keeps."""
     return "stored" if registry.constants("quantizers", scheme["kind"]).get("ARTIFACT") else "held"
 
 
-def told(scheme: dict) -> bool:
+def says_what_it_holds(scheme: dict) -> bool:
     """Whether a scheme's quantizer has that function."""
-    return hasattr(registry.load("quantizers", scheme["kind"]), function(scheme))
+    return hasattr(registry.load("quantizers", scheme["kind"]), holding(scheme))
 
 
 def compute(run: Path, target: Path, schemes: list[dict], corpus: Path | None) -> dict:
@@ -125,7 +125,7 @@ class Quantizer:
 
     def __init__(self, scheme: dict, run: Path, target: Path):
         self.scheme, self.plugin, self.artifacts = scheme, registry.load("quantizers", scheme["kind"]), None
-        if function(scheme) == "stored":
+        if holding(scheme) == "stored":
             from scripts.quantizers._artifact import Stored
 
             self.artifacts = [Stored(place / "quantized" / scheme["name"]) for place in (target, run)]

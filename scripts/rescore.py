@@ -42,10 +42,9 @@ def entries(content, path) -> dict[str, dict]:
     """{metric: content with "kind"} of a file in either format; ValueError for any other."""
     if isinstance(content, dict) and {"metric", "kind"} <= set(content):
         return {content["metric"]: content}
-    found = {}
-    for name, part in content.items() if isinstance(content, dict) else ():
-        if isinstance(part, dict) and ("samples" in part or "scores" in part):
-            found[name] = part | {"kind": kind(name)}
+    parts = content if isinstance(content, dict) else {}
+    recorded = {name: part for name, part in parts.items() if isinstance(part, dict) and ("samples" in part or "scores" in part)}
+    found = {name: part | {"kind": kind(name)} for name, part in recorded.items()}
     if not found:
         raise ValueError(f"{path}: holds no metric; allowed: a metric file, or an object with an entry per metric")
     return found

@@ -18,6 +18,10 @@ from scripts.core.planning.grid import plan
 from scripts.core.planning.plan import labels
 from scripts.core.storage import read_json
 
+# Columns of the printed table: head, kind and split of the metric ("": any).
+SCORES = (("perplexity, retain", "perplexity", "retain"), ("VerbMem, forget", "verbmem", "forget"))
+RECOVERED = (("VerbMem", "verbmem", ""), ("log p", "perplexity", ""))
+
 
 def parameters(scheme: dict) -> str:
     """A scheme's settings without its name and kind, as JSON."""
@@ -55,17 +59,12 @@ def described(path: Path) -> dict | None:
 def markdown(read: dict) -> list[str]:
     """The table's lines; one block per unlearned model."""
     scores, recovery, costs = tables.cells(read["scores"]), tables.cells(read["recovery"]), read["schemes"]
-    wanted = [("perplexity", "retain", "perplexity, retain"), ("verbmem", "forget", "VerbMem, forget")]
-    chosen = [(tables.metric(scores, kind, split), head) for kind, split, head in wanted]
-    chosen = [(name, head) for name, head in chosen if name]
-    regained = [(tables.metric(recovery, kind), head) for kind, head in (("verbmem", "VerbMem"), ("perplexity", "log p"))]
-    regained = [(name, head) for name, head in regained if name]
-    values = {(tables.key(row), row.scheme, row.metric): row for row in scores.itertuples()}
-    shares = {(tables.key(row), row.scheme, row.metric): row for row in recovery.itertuples()}
+    chosen, regained = tables.present(scores, SCORES), tables.present(recovery, RECOVERED)
+    values, shares = tables.by_cell(scores), tables.by_cell(recovery)
     targets = {row.corpus: tables.key(row) for row in scores[scores.method == "target"].itertuples()}
     head = ["scheme", "bits", "MB", "s"]
-    head += [f"{title}: {who}" for _, title in chosen for who in ("target", "unlearned")]
-    head += [f"R of {title}, %" for _, title in regained]
+    head += [f"{title}: {who}" for title, _ in chosen for who in ("target", "unlearned")]
+    head += [f"R of {title}, %" for title, _ in regained]
     lines = []
     for key, name in tables.label(scores).items():
         block = costs[[tables.key(row) == key for row in costs.itertuples()]].drop_duplicates("scheme")
@@ -73,10 +72,10 @@ def markdown(read: dict) -> list[str]:
         lines += ["", f"{key.corpus}: {name}", "", "| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
         for cost in block.itertuples():
             cells = [cost.scheme, f"{cost.bits_per_weight:.2f}", f"{cost.bytes / 1e6:.2f}", f"{cost.seconds:.1f}"]
-            for metric, _ in chosen:
+            for _, metric in chosen:
                 pair = (values.get((who, cost.scheme, metric)) for who in (targets.get(key.corpus), key))
                 cells += [number(row) for row in pair]
-            cells += [share(shares.get((key, cost.scheme, metric)), cost.scheme) for metric, _ in regained]
+            cells += [share(shares.get((key, cost.scheme, metric)), cost.scheme) for _, metric in regained]
             lines.append("| " + " | ".join(cells) + " |")
     return lines[1:]
 

@@ -6,21 +6,18 @@ from pathlib import Path
 from scripts.core import process
 from scripts.core.analysis import tables
 
-COLUMNS = (("verbmem", "forget"), ("knowmem", "forget"), ("knowmem", "retain"), ("privleak", ""))
-HEADS = ("VerbMem f", "KnowMem f", "KnowMem r", "PrivLeak")
+# Columns: head, kind and split of the metric ("": any). Scores, then the recovery of what was forgotten.
+SCORES = (("VerbMem f", "verbmem", "forget"), ("KnowMem f", "knowmem", "forget"))
+SCORES += (("KnowMem r", "knowmem", "retain"), ("PrivLeak", "privleak", ""))
+RECOVERED = (("R VerbMem", "verbmem", ""), ("R KnowMem", "knowmem", ""))
 
 
 def lines(scores, recovery) -> list[str]:
     """The table as aligned lines; scores ×100, recovery of VerbMem and KnowMem in %, "–" where there is no value."""
     scores, recovery = tables.cells(scores), tables.cells(recovery)
-    chosen = [(head, tables.metric(scores, *one)) for head, one in zip(HEADS, COLUMNS, strict=True)]
-    chosen = [(head, name) for head, name in chosen if name]
-    regained = [("R VerbMem", tables.metric(recovery, "verbmem")), ("R KnowMem", tables.metric(recovery, "knowmem"))]
-    regained = [(head, name) for head, name in regained if name]
+    chosen, regained = tables.present(scores, SCORES), tables.present(recovery, RECOVERED)
     names, several = tables.label(scores), len(tables.corpora(scores)) > 1
-    values = {(tables.key(r), r.scheme, r.metric): r for r in scores.itertuples()}
-    shares = {(tables.key(r), r.scheme, r.metric): r for r in recovery.itertuples()}
-    head = ["model", "scheme", *(h for h, _ in chosen), *(h for h, _ in regained)]
+    values, shares = tables.by_cell(scores), tables.by_cell(recovery)
     made = []
     for key in dict.fromkeys(key for key, _, _ in values):
         name = names.get(key, key.method)
@@ -34,11 +31,17 @@ def lines(scores, recovery) -> list[str]:
             if any(row):
                 back = [shares.get((key, scheme, metric)) if scheme != "full" else None for _, metric in regained]
                 made.append([name, scheme, *(shown(r) for r in row), *(percent(r) for r in back)])
-    widths = [max(map(len, column)) for column in zip(head, *made, strict=True)]
-    return [
-        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in [head, ["-" * width for width in widths], *made]
-    ]
+    return aligned(["model", "scheme", *(head for head, _ in chosen + regained)], made)
+
+
+def aligned(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table of texts: the first two columns to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for row in [head, ["-" * width for width in widths], *rows]:
+        texts = [text.ljust(w) if i < 2 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(texts).rstrip())
+    return lines
 
 
 def shown(row) -> str:

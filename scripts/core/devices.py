@@ -19,17 +19,17 @@ def visible(environment=os.environ) -> list[str]:
     shown = environment.get("CUDA_VISIBLE_DEVICES")
     if shown is not None:
         return [name.strip() for name in shown.split(",") if name.strip()]
-    return told("uuid")
+    return nvidia_smi("uuid")
 
 
-def told(what: str) -> list[str]:
-    """A property of each GPU of this machine, as nvidia-smi names and tells it; [] where there is none."""
+def nvidia_smi(what: str) -> list[str]:
+    """A property of each GPU of this machine, by the name that nvidia-smi has for it; [] where there is no GPU."""
     query = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
     try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
+        output = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return [line.strip() for line in found.splitlines() if line.strip()]
+    return [line.strip() for line in output.splitlines() if line.strip()]
 
 
 def check_count(count: int, environment=os.environ) -> None:
@@ -39,14 +39,14 @@ def check_count(count: int, environment=os.environ) -> None:
         raise ValueError(f"resources.gpus: {count} is not allowed on a node that shows {len(shown)} GPUs; allowed: at most so many")
 
 
-def found(environment=os.environ) -> bool:
+def usable(environment=os.environ) -> bool:
     """Whether torch can use a GPU. ValueError where it can't use those that are there: it would compute on the CPU, unnoticed."""
     import torch
 
     if torch.cuda.is_available():
         return True
     shown = environment.get("CUDA_VISIBLE_DEVICES")
-    drivers = told("driver_version") if shown is None or re.match(r"\d|GPU-|MIG-", shown) else []
+    drivers = nvidia_smi("driver_version") if shown is None or re.match(r"\d|GPU-|MIG-", shown) else []
     if drivers:
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for CPUs alone"
         raise ValueError(
@@ -59,7 +59,7 @@ def found(environment=os.environ) -> bool:
 def pick(kind: str, hardware: list[str]) -> str:
     """'cuda' where there is a GPU that a scheme of this kind runs on, else 'cpu'; ValueError where it runs on neither."""
     try:
-        if "cuda" in hardware and found():
+        if "cuda" in hardware and usable():
             return "cuda"
     except ImportError:  # an environment whose library needs no torch
         pass

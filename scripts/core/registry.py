@@ -68,19 +68,23 @@ def constants(room: str, name: str) -> dict:
         elif isinstance(node, ast.ImportFrom):
             found["__functions__"] |= {part.asname or part.name: node for part in node.names}
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            bound = target.elts if isinstance(target, ast.Tuple) else [target]
-            found["__functions__"] |= {one.id: node for one in bound if isinstance(one, ast.Name)}  # load = other.load
-            if not isinstance(target, ast.Name):
-                continue
-            try:
-                found |= {target.id: ast.literal_eval(node.value)} if target.id.isupper() else {}
-            except (ValueError, TypeError):
-                found["__opaque__"].add(target.id)
+            _enter_assignment(node, found)
     shared = [constants(room, other)["PARAMETERS"] for other in found.get("SHARES", ())]
     if shared:
         found["PARAMETERS"] = {k: v for part in (*shared, found.get("PARAMETERS", {})) for k, v in part.items()}
     return found
+
+
+def _enter_assignment(node: ast.Assign | ast.AnnAssign, found: dict) -> None:
+    """Enter what a top-level assignment binds: a literal in capitals by its value, and any name as what may be a function."""
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    bound = target.elts if isinstance(target, ast.Tuple) else [target]
+    found["__functions__"] |= {one.id: node for one in bound if isinstance(one, ast.Name)}  # load = other.load
+    if isinstance(target, ast.Name) and target.id.isupper():
+        try:
+            found[target.id] = ast.literal_eval(node.value)
+        except (ValueError, TypeError):
+            found["__opaque__"].add(target.id)
 
 
 def parameters(room: str, name: str) -> dict:

@@ -234,14 +234,6 @@ class Cluster:
                 found[job["id"]] = job
         return found
 
-    def wait_for_job(self, match: str, state="RUNNING", seconds=60) -> dict:
-        """The first job whose comment (rule and wildcards) contains `match` and that is in `state`."""
-
-        def look():
-            return next((j for j in self.jobs(state).values() if match in j["comment"]), None)
-
-        return wait_until(look, seconds, f"a job {match!r} in state {state}")
-
     def processes(self, job: str, match: str) -> list[int]:
         """Pids of a job's processes whose command line contains `match`."""
         found = []

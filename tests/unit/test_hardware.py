@@ -80,15 +80,15 @@ def test_a_rank_loads_a_model_straight_to_its_own_gpu(gpu, tmp_path, monkeypatch
 
 def test_gpus_that_torch_cannot_use_are_an_error_and_not_a_run_on_the_cpu(tool, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for found in (devices.found, lambda: runs.prepare(1), lambda: devices.pick("hqq", ["cpu", "cuda"])):
+    for found in (devices.usable, lambda: runs.prepare(1), lambda: devices.pick("hqq", ["cpu", "cuda"])):
         with pytest.raises(ValueError, match=r"can't use the GPUs of this machine \(driver 535.104.05\); allowed: a newer driver"):
             found()
     for shown in ("", "-1", "NoDevFiles"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
-        assert not devices.found()
+        assert not devices.usable()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("PATH", "/nowhere")
-    assert not devices.found() and devices.pick("full", ["cpu", "cuda"]) == "cpu"
+    assert not devices.usable() and devices.pick("full", ["cpu", "cuda"]) == "cpu"
 
 
 def test_fewer_gpus_than_processes_are_named():

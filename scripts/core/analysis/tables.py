@@ -160,6 +160,17 @@ def key(row) -> Key:
     return Key(*(getattr(row, name) for name in GROUP))
 
 
+def by_cell(table: pd.DataFrame) -> dict[tuple, object]:
+    """{(key, scheme, metric): row} of a table whose seeds are pooled (see `cells`)."""
+    return {(key(row), row.scheme, row.metric): row for row in table.itertuples()}
+
+
+def present(table: pd.DataFrame, columns) -> list[tuple[str, str]]:
+    """(head, metric) of those columns (head, kind, split) for which a table has a metric."""
+    found = [(head, metric(table, kind, split)) for head, kind, split in columns]
+    return [(head, name) for head, name in found if name]
+
+
 def why(row) -> str:
     """Why a row has no value, in a word or two."""
     return row.reason or row.status

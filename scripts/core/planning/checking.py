@@ -69,9 +69,9 @@ def check_value(value, schema: dict, key: str) -> None:
     if problem is None:
         return
     where = key + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem.path)
-    for name in problem.schema.get("required", ()) if problem.validator == "required" else ():
-        if name not in problem.instance:
-            raise ConfigError(f"{where}.{name}: missing in {problem.instance!r}; allowed: a mapping with {name}")
+    if problem.validator == "required":
+        name = next(name for name in problem.schema["required"] if name not in problem.instance)
+        raise ConfigError(f"{where}.{name}: missing in {problem.instance!r}; allowed: a mapping with {name}")
     raise ConfigError(f"{where}: {problem.instance!r} is not allowed; allowed: {allowed(problem.schema)}")
 
 

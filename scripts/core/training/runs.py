@@ -41,7 +41,7 @@ def prepare(threads) -> str:
     if threads:
         torch.set_num_threads(threads)
     deterministic()
-    return "cuda" if devices.found() else "cpu"
+    return "cuda" if devices.usable() else "cpu"
 
 
 def read_spec(path, stages) -> dict:
