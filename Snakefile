@@ -9,6 +9,8 @@ min_version("9.0")
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/resources.smk"
+include: "workflow/rules/inputs.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -42,10 +44,10 @@ localrules:
 rule all:
     default_target: True
     input:
-        rules_output["scores"],
-        rules_output["figures"],
-        rules_output["tables"],
-        rules_output["pages"],
+        OUTPUTS["scores"],
+        OUTPUTS["figures"],
+        OUTPUTS["tables"],
+        OUTPUTS["pages"],
 
 
 # Every target, retrain and unlearned model.
@@ -57,13 +59,13 @@ rule checkpoints:
 # The tables of scores and of recovery.
 rule scores:
     input:
-        rules_output["scores"],
+        OUTPUTS["scores"],
 
 
 # The figures, redrawn from cached scores.
 rule figures:
     input:
-        rules_output["figures"],
+        OUTPUTS["figures"],
 
 
 include: "workflow/rules/corpora.smk"

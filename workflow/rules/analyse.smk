@@ -4,7 +4,7 @@
 # The resolved configuration: the aggregation reads the table of cells from it.
 rule sweep:
     input:
-        settings("sweep.json"),
+        when_changed("sweep.json"),
     output:
         f"{RESULTS}/sweep.json",
     log:
@@ -26,21 +26,21 @@ rule aggregate:
         program=program("aggregate"),
         scheme_table=program("schemes"),
     output:
-        parquet=rules_output["scores"][0],
+        parquet=OUTPUTS["scores"][0],
         scores=report(
-            rules_output["scores"][1],
+            OUTPUTS["scores"][1],
             caption=caption("scores"),
             category="Tables",
             labels={"table": "scores"},
         ),
         recovery=report(
-            rules_output["scores"][2],
+            OUTPUTS["scores"][2],
             caption=caption("recovery"),
             category="Tables",
             labels={"table": "recovery"},
         ),
         schemes=report(
-            rules_output["scores"][3],
+            OUTPUTS["scores"][3],
             caption=caption("schemes"),
             category="Tables",
             labels={"table": "schemes"},

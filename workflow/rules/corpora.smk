@@ -3,7 +3,7 @@
 
 rule spec:
     input:
-        settings("{path}/spec.json"),
+        when_changed("{path}/spec.json"),
     output:
         f"{RESULTS}/{{path}}/spec.json",
     log:
@@ -19,7 +19,7 @@ rule spec:
 # A scheme by itself, for those who quantize, and with metrics and engine, for those who evaluate.
 rule scheme:
     input:
-        settings("{corpus}/{folder}/{scheme}.json"),
+        when_changed("{corpus}/{folder}/{scheme}.json"),
     output:
         f"{RESULTS}/{{corpus}}/{{folder}}/{{scheme}}.json",
     log:

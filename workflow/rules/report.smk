@@ -8,7 +8,7 @@ rule tables:
         published=f"{HERE}scripts/data/published_scores.csv",
         program=f"{HERE}scripts/paper_tables.py",
     output:
-        rules_output["tables"],
+        OUTPUTS["tables"],
     log:
         f"{RESULTS}/logs/tables.log",
     benchmark:
@@ -35,13 +35,13 @@ rule pages:
         program=f"{HERE}scripts/pages.py",
     output:
         report(
-            rules_output["pages"][0],
+            OUTPUTS["pages"][0],
             caption=caption("results"),
             category="Findings",
             labels={"page": "results"},
         ),
         report(
-            rules_output["pages"][1],
+            OUTPUTS["pages"][1],
             caption=caption("findings"),
             category="Findings",
             labels={"page": "in five sentences"},

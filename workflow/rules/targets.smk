@@ -21,7 +21,7 @@ rule base:
         "../../envs/train.yaml"
     threads: max(2 * config["resources"]["threads"], THREADS)  # target and retrain wait for it: nothing else needs these cores
     resources:
-        **ranks,
+        **RANKS,
         mem_mb=mem_mb(20),
         runtime=runtime(1),
         gpu_model=GPU_MODEL,
@@ -31,7 +31,7 @@ rule base:
         corpus=subpath(input.corpus, parent=True),
         out=subpath(output.outcome, parent=True),
     shell:
-        f"exec python -m scripts.launch {RANKS} scripts.train"
+        f"exec python -m scripts.launch {LAUNCH} scripts.train"
         " --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q}"
         " --save-minutes {resources.save_minutes} --calibration={resources.calibration:q} 2> {log:q}"
 
@@ -56,7 +56,7 @@ rule reference:
         "../../envs/train.yaml"
     threads: THREADS
     resources:
-        **unless_copied(**ranks, mem_mb=mem_mb(20), runtime=runtime(1), gpu_model=GPU_MODEL),
+        **unless_copied(**RANKS, mem_mb=mem_mb(20), runtime=runtime(1), gpu_model=GPU_MODEL),
         save_minutes=config["resources"]["save_minutes"],
         calibration=demands,
     params:
@@ -64,7 +64,7 @@ rule reference:
         out=subpath(output.outcome, parent=True),
         base=lambda wildcards: f"--base {RESULTS}/{wildcards.corpus}/base" if base(wildcards) else "",
     shell:
-        f"exec python -m scripts.launch {RANKS} scripts.train"
+        f"exec python -m scripts.launch {LAUNCH} scripts.train"
         " --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q} {params.base}"
         " --save-minutes {resources.save_minutes} --calibration={resources.calibration:q} 2> {log:q}"
 
@@ -90,7 +90,7 @@ rule reinforced:
         "../../envs/train.yaml"
     threads: THREADS
     resources:
-        **ranks,
+        **RANKS,
         mem_mb=mem_mb(20),
         runtime=runtime(1),
         gpu_model=GPU_MODEL,
@@ -100,6 +100,6 @@ rule reinforced:
         target=subpath(input.target, parent=True),
         out=subpath(output.outcome, parent=True),
     shell:
-        f"exec python -m scripts.launch {RANKS} scripts.train"
+        f"exec python -m scripts.launch {LAUNCH} scripts.train"
         " --spec {input.spec:q} --corpus {params.corpus:q} --out {params.out:q} --base {params.target:q}"
         " --save-minutes {resources.save_minutes} 2> {log:q}"

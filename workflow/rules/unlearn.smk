@@ -5,7 +5,7 @@ for points, kind in itertools.product(POINTS, MASKS):
 
     rule:
         name:
-            "_".join(["unlearn", *([naming.segment(points)] if points else []), *filter(None, [kind])])
+            unlearning(points, kind)
         input:
             spec=f"{RESULTS}/{{corpus}}/{{run}}/spec.json",
             corpus=f"{RESULTS}/{{corpus}}/corpus/manifest.json",
@@ -31,7 +31,7 @@ for points, kind in itertools.product(POINTS, MASKS):
             "../../envs/train.yaml"
         threads: THREADS
         resources:
-            **ranks,
+            **RANKS,
             mem_mb=mem_mb(20),
             runtime=runtime(1),
             gpu_model=GPU_MODEL,
@@ -42,7 +42,7 @@ for points, kind in itertools.product(POINTS, MASKS):
             target=subpath(input.target, parent=True),
             out=subpath(output.outcome, parent=True),
         shell:
-            f"exec python -m scripts.launch {RANKS} scripts.unlearn"
+            f"exec python -m scripts.launch {LAUNCH} scripts.unlearn"
             " --spec {input.spec:q} --corpus {params.corpus:q} --target {params.target:q}"
             " --out {params.out:q} --save-minutes {resources.save_minutes} --store-checkpoints {resources.store} 2> {log:q}"
 
