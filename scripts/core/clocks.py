@@ -1,14 +1,15 @@
-"""A repair to what Snakemake makes of a job whose output is older than an input: it failed, and what it made is removed.
+"""A repair of Snakemake: a job whose output is older than one of its inputs is only warned about.
 
-One file dated in the future (copied from a machine whose clock is ahead, say) costs so each training that reads it, hours after its
-start. The checksums that are recorded with the output decide here whether it is made again, so a warning will do.
+Snakemake lets such a job fail and removes its output. So a single file with a date in the future (copied from a machine whose clock
+is ahead, say) ruins every training that reads it, after hours. Here checksums that are recorded with the output, not dates, decide
+whether it is made again, so a warning is enough.
 """
 
 import functools
 
 
 def warned(check, error, warn):
-    """Snakemake's `check_output_mtime(job, files)`, whose `error` becomes a call of warn(text)."""
+    """Snakemake's `check_output_mtime(job, files)`, with warn(text) called where it would raise `error`."""
 
     @functools.wraps(check)
     async def answer(self, job, files):

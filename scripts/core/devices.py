@@ -1,8 +1,8 @@
 """GPUs for one job on a machine with several: those that no other job of this user holds.
 
-Slurm shows a job the GPUs that it was given. On one machine with several GPUs every process sees all of them and would take the
-first. Here a job takes as many as it needs by locks on files, one per GPU, which the kernel releases when the job's last process
-ends, however it ends. Where a job sees no more GPUs than it needs, nothing is done.
+Slurm shows a job only the GPUs that it was given. On one machine with several GPUs, every process sees all of them and would take
+the first. So a job here takes as many as it needs by locking files, one per GPU; the kernel releases the locks when the job's last
+process ends, however it ends. Where a job sees no more GPUs than it needs, nothing is done.
 """
 
 import fcntl

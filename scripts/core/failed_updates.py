@@ -1,10 +1,11 @@
-"""A repair to what Snakemake (9.14 to 9.27) makes of `update` outputs whose job fails: old files passed for new ones.
+"""A repair of Snakemake (9.14 to 9.27): when a job with `update` outputs fails, its old files are no longer taken for new ones.
 
-Snakemake puts back what such a job found, with a new date, and records that it was made from what the job was to read. A score of
-the metric's former settings, or of weights that have since been made again, then counted as up to date for good. Here a file that
-is put back keeps its date and its record, so that the next run sees what it saw before the failure.
+After such a failure Snakemake puts the old files back, but with a new date, and it records that they were made from the job's
+present inputs. A score of the metric's former settings, or of weights that have been replaced since, would count as up to date
+from then on. Here a file that is put back keeps its date and its record, so that the next run sees what it saw before the failure.
 
-On a cluster each job is a Snakemake in a Snakemake, and the inner one took the copy that the outer one needs; it leaves it now.
+On a cluster each job runs a Snakemake inside the outer one. The inner one used to take away the backup copy that the outer one
+needs; now it leaves it.
 """
 
 import functools
@@ -14,7 +15,7 @@ from pathlib import Path
 
 
 def dated(backup):
-    """Snakemake's `backup_output(path)`, whose copy then has the file's date."""
+    """Snakemake's `backup_output(path)`, with a copy that keeps the file's date."""
 
     @functools.wraps(backup)
     def copy(self, path):
@@ -26,9 +27,9 @@ def dated(backup):
 
 
 def restored(restore, is_main):
-    """Snakemake's `restore_output(path)` → whether the file is (or will be) the old one; it gets its date and keeps its record.
+    """Snakemake's `restore_output(path)`, with a file that keeps its date and its record; returns whether it was put back.
 
-    is_main(persistence): whether it is the outermost Snakemake, which records what jobs have made.
+    is_main(persistence): whether this is the outermost Snakemake, which records what jobs have made.
     """
 
     @functools.wraps(restore)
@@ -47,7 +48,7 @@ def restored(restore, is_main):
 
 
 def recorded(write):
-    """Snakemake's `_write_record(path, record)`, which leaves the record of a file alone that has just been put back."""
+    """Snakemake's `_write_record(path, record)`, except for a file that has just been put back: its record stays."""
 
     @functools.wraps(write)
     def answer(self, key, record):

@@ -1,9 +1,9 @@
 """The start and the end of a program: what it answers to bad input, and how little time it spends on either.
 
-Around a small model's work, starting and ending programs is what a sweep costs. Python's collector of cycles, which looks again and
-again through all that has been imported, takes a fifth of the time that torch and Trainer take to import. Libraries that
-transformers imports in case they are used take as much again, and taking the interpreter down takes as long as importing torch.
-What was measured stands in docs/speed.md.
+With a small model, much of a sweep's time goes into starting and ending programs. Python's garbage collector, which looks again and
+again through all that has been imported, takes a fifth of the time in which torch and Trainer are imported. Libraries that
+transformers imports in case they are used take as much again, and shutting the interpreter down takes as long as importing torch.
+docs/speed.md has the measurements.
 """
 
 import atexit
@@ -21,9 +21,9 @@ USUAL = gc.get_threshold()
 
 
 def guarded(main):
-    """Decorator of a program's main(argv): bad input ends it with one line on stderr and code 2, a full disk or GPU with one and 1.
+    """Decorator of a program's main(argv): it ends with one line on stderr for bad input (code 2), and for a full disk or GPU (1).
 
-    Bad input is a ValueError, or a file that is missing or may not be read or written. Of a training's ranks the first one speaks.
+    Bad input is a ValueError, or a file that is missing or may not be read or written. Of a training's ranks only the first speaks.
     """
 
     @functools.wraps(main)
@@ -62,18 +62,18 @@ def run(main) -> None:
 
 
 def tell(main) -> None:
-    """Run main() of a program that prints what it found; a reader that has seen enough (`| head`) ends it without a word."""
+    """Run main() of a program that prints its result; where the reader stops early (`| head`), it ends without a message."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     raise SystemExit(main())
 
 
 def spare_imports() -> None:
-    """Have transformers do without libraries that it would import in case; to be called before models or Trainer are imported.
+    """Keep transformers from importing libraries that it does not need here. Call it before models or Trainer are imported.
 
-    Other code can still import them: transformers asks once whether a library is there, and remembers the answer.
+    Other code can still import them: transformers asks only once whether a library is there, and remembers the answer.
     """
     hidden = {name: None for name in UNUSED + ASYNCHRONOUS if name not in sys.modules}
-    sys.modules.update(hidden)  # None stands for a module that is not to be had
+    sys.modules.update(hidden)  # None stands for a module that can't be imported
     try:
         from transformers.utils import import_utils
 
@@ -86,7 +86,7 @@ def spare_imports() -> None:
 
 
 def _list_models_once(import_utils) -> None:
-    """Spare transformers one of the two times that it reads 2,500 files to list its models, the one for `transformers.models`."""
+    """Have transformers read the 2,500 files that list its models once instead of twice."""
     import transformers
 
     read, folder, start = import_utils.define_import_structure, Path(transformers.__file__).parent / "models", "models."
@@ -109,6 +109,6 @@ def _list_models_once(import_utils) -> None:
 
 
 def imported() -> None:
-    """To be called when imports are done: from now on cycles are looked for as usual, but not in what is there already."""
+    """Call this when imports are done: from now on garbage is collected as usual, but not looked for in what is there already."""
     gc.freeze()
     gc.set_threshold(*USUAL)

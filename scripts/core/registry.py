@@ -52,8 +52,8 @@ def constants(room: str, name: str) -> dict:
     """Literal top-level assignments in capitals of a plugin file, e.g. {'PARAMETERS': {…}}; nothing is imported.
 
     `SHARES` names files of the room whose PARAMETERS are this plugin's too, e.g. ("_calibrated",); its own come on top.
-    Beside them "__doc__", "__opaque__" (names in capitals that are no literals) and "__functions__" ({name: syntax tree}; of what
-    was imported that of its import). ValueError for a file that is no Python.
+    Also in the dict: "__doc__"; "__opaque__", the names in capitals whose values are no literals; and "__functions__", {name:
+    syntax tree}, where a function that was imported has the tree of its import. ValueError for a file that is not Python.
     """
     path = SCRIPTS / room / f"{name}.py"
     try:

@@ -1,14 +1,14 @@
-"""Four repairs to what the Slurm executor plugin (2.8) makes of job states, without which a sweep can wait forever or fail.
+"""Four repairs of how the Slurm executor plugin (2.8) reads job states; without them a sweep can wait forever or fail.
 
-Seen on a real Slurm 22.05; the first three are repaired in the one function that all its state queries go through:
+All were seen on a real Slurm 22.05. The first three are repaired in the one function that all state queries go through:
 
-- sacct says "CANCELLED by <uid>"; the plugin knows "CANCELLED" only, so that a cancelled job counts as running for good.
-- When a query fails as often as `slurm-status-attempts`, all within a second, the plugin forgets every active job: a restart
-  of slurmctld is enough. An empty answer makes it ask again at its next poll instead.
-- It asks sacct for raw ids, which array tasks do not share with their array: a task without an answer of its own then takes
+- sacct says "CANCELLED by <uid>", but the plugin only knows "CANCELLED", so a cancelled job counts as running for ever.
+- When a query fails `slurm-status-attempts` times, which takes less than a second, the plugin forgets every active job: a restart
+  of slurmctld is enough. Given an empty answer instead, it asks again at its next poll.
+- It asks sacct for raw ids, which array tasks do not share with their array: a task without an answer of its own then gets
   the state of another one. Asked for plain ids, sacct names tasks as the plugin does.
-- After a lost node it excludes the job's node from later submissions. A job that waits to start again has none: sacct says
-  "None assigned", and with `--exclude=None assigned` every later sbatch is refused. What is no node's name is left out.
+- After a node was lost, it excludes the job's node from later submissions. But a job that waits to start again has no node: sacct
+  says "None assigned", and with `--exclude=None assigned` every later sbatch is refused. What is not a node's name is left out.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""PrivLeak of a sweep's scores: how much more a membership attack on a model finds than one on the retrain model does.
+"""PrivLeak of a sweep's scores: how much better a membership attack does on a model than on the retrain model.
 
 PrivLeak = (AUC(unlearned) − AUC(retrain)) / AUC(retrain), AUC of Min-40 % between forget and holdout texts; retrain
   at full precision. The scores of the texts are those of metrics/privleak.py, which cites the source.

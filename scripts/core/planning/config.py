@@ -79,7 +79,7 @@ def plugin(entry, name: str, part: str, room: str) -> dict:
 
 
 def duplicates(schemes: dict) -> None:
-    """Two names of one and the same scheme would be computed twice: an error."""
+    """ConfigError where two names stand for the same scheme, which would be computed twice."""
     seen = {}
     for name, scheme in schemes.items():
         other = seen.setdefault(repr(sorted(scheme.items())), name)

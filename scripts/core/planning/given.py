@@ -11,7 +11,7 @@ TEXTS = ("lr", "zero", "gpu_model")  # keys whose values are texts even where th
 
 
 def words(value):
-    """What Snakemake leaves as text in `--config` (true, and all inside brackets) as YAML reads it in a file."""
+    """A value of `--config` as it would be in a YAML file: Snakemake leaves `true`, and everything inside brackets, as text."""
     if isinstance(value, dict):
         return {key: part if key in TEXTS else words(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -76,7 +76,7 @@ def check_stop(sweep: Plan) -> None:
 def evaluations(config: dict) -> list[list[str]]:
     """Names of the schemes that share an evaluation job, at most `evaluation.schemes_per_job` each.
 
-    Only those with one `made_in` share a job, so that one which can't be made stops no others.
+    Only schemes with the same `made_in` share a job, so that one which can't be made does not stop the others.
     """
     together, per_job = {}, schemes_per_job(config)
     for name, scheme in config["schemes"].items():

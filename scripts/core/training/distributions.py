@@ -86,7 +86,7 @@ class Table:
 
 
 class Hidden(Table):
-    """Exact: see above."""
+    """The exact table: states before the output head, see above."""
 
     facts = {}
 
@@ -96,7 +96,7 @@ class Hidden(Table):
 
     @staticmethod
     def bytes(model, splits) -> int:
-        """Of the files, at most."""
+        """Bytes of the table's files, at most."""
         tokens = sum(rows.numel() for rows in splits.values())
         return tokens * model.get_output_embeddings().weight.shape[1] * 4
 
@@ -139,7 +139,7 @@ class Hidden(Table):
 
 
 class TopK(Table):
-    """Approximate: see above. `left_out`: (mean, largest) mass that is not among the k tokens."""
+    """The approximate table: the k most likely tokens, see above. left_out: (mean, largest) mass that is not among them."""
 
     def __init__(self, splits, k: int):
         super().__init__(splits)

@@ -37,13 +37,13 @@ class UnlearnTrainer(RunTrainer):
         return name == "forget" and self.mask is not None and self.mask.kind == "row-step"
 
     def before_term(self, name):
-        """Set what other terms have left aside, so that the forget term's gradient is seen by itself."""
+        """Put the gradient of the terms before it aside, so that the forget term's gradient can be seen by itself."""
         if self._chooses(name):
             self._held = {p: p.grad for p in self.model.parameters() if p.grad is not None}
             self.model.zero_grad(set_to_none=True)
 
     def after_term(self, name):
-        """Add the forget term's gradient to the step's, and put the rest back."""
+        """Note the forget term's gradient, and add what was put aside to it again."""
         if not self._chooses(name):
             return
         for p in self.model.parameters():
