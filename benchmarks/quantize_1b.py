@@ -63,7 +63,7 @@ def build(options, folder: Path) -> Path:
 def measure(kind: str, run: Path, words: Path, options) -> dict:
     """quantization.json of a scheme; RuntimeError with the last line that its program wrote."""
     facts = registry.constants("quantizers", kind)
-    scheme = {name: schema["default"] for name, schema in facts["PARAMETERS"].items()} | {"kind": kind, "name": kind}
+    scheme = registry.defaults("quantizers", kind) | {"kind": kind, "name": kind}
     if "group" in scheme:
         scheme["group"] = options.group
     if "calibration" in scheme:

@@ -69,8 +69,7 @@ SIZES = {
 
 def corpus(size: Size, folder: Path) -> Path:
     """Build the synthetic corpus of a size; returns its data folder."""
-    known = registry.parameters("corpora", "synthetic")
-    settings = {name: one["default"] for name, one in known.items()} | size.people
+    settings = registry.defaults("corpora", "synthetic") | size.people
     if not (folder / "data").exists():
         registry.load("corpora", "synthetic").build(settings, folder / "data")
     return folder / "data"

@@ -19,8 +19,7 @@ def build(spec: dict, out, demands: str = "") -> dict:
     if not isinstance(settings, dict) or "kind" not in settings:
         raise ValueError(f"spec: {str(spec)[:80]!r} has no corpus with a kind; allowed: {{corpus: {{kind: …}}}}")
     kind = registry.require("corpora", settings["kind"], "corpus.kind")
-    defaults = {name: part["default"] for name, part in registry.parameters("corpora", kind).items()}
-    settings = defaults | settings
+    settings = registry.defaults("corpora", kind) | settings
     plugin = registry.load("corpora", kind)
     plugin.check(settings)
     out = Path(out)

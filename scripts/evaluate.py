@@ -38,7 +38,7 @@ def settings(entry: dict, corpus: dict | None = None) -> dict:
     for name in given:
         if name not in known:
             raise ValueError(f"metrics: {name!r} is not a setting of {entry['kind']}; {registry.nearest(name, known)}")
-    filled = {name: parameter["default"] for name, parameter in known.items()} | given
+    filled = registry.defaults("metrics", entry["kind"]) | given
     for name, parameter in known.items():
         if filled[name] is None and "corpus" in parameter:
             filled[name] = (corpus or {}).get(parameter["corpus"])

@@ -145,10 +145,10 @@ def main(argv=None) -> int:
     if not isinstance(scheme, dict) or "kind" not in scheme:
         raise ValueError(f"scheme: {options.scheme} has no kind; allowed: {', '.join(registry.names('quantizers'))}")
     kind = registry.require("quantizers", scheme["kind"], "scheme.kind")
-    defaults = {k: v["default"] for k, v in registry.parameters("quantizers", scheme["kind"]).items()}
     if options.device != "cpu" and "cuda" in registry.constants("quantizers", kind)["HARDWARE"]:
         devices.claim(1)
-    done = quantize(options.run, options.corpus, {**defaults, **scheme}, options.out, options.device, options.checkpoint)
+    scheme = registry.defaults("quantizers", kind) | scheme
+    done = quantize(options.run, options.corpus, scheme, options.out, options.device, options.checkpoint)
     if done["status"] == "ok":
         print(f"{options.out}: {done['bits_per_weight']:.3f} bits per weight, {done['bytes']} bytes, {done['seconds']} s")
     return 0

@@ -6,6 +6,7 @@ they are read from the syntax tree, so that a login node builds the DAG without 
 """
 
 import ast
+import copy
 import difflib
 import importlib
 import json
@@ -90,6 +91,11 @@ def _enter_assignment(node: ast.Assign | ast.AnnAssign, found: dict) -> None:
 def parameters(room: str, name: str) -> dict:
     """JSON-schema properties of a plugin's parameters: {parameter: {type, default, description, bounds}}."""
     return constants(room, name).get("PARAMETERS", {})
+
+
+def defaults(room: str, name: str) -> dict:
+    """{parameter: default} of a plugin, a dict of its own."""
+    return {parameter: copy.deepcopy(schema["default"]) for parameter, schema in parameters(room, name).items()}
 
 
 def load(room: str, name: str):

@@ -15,13 +15,12 @@ SCHEMES = {"full": {"kind": "full"}, "rtn_int4": {"kind": "rtn", "bits": 4, "gra
 
 def build(folder):
     """Write corpus/, run/ and a scheme file per scheme below `folder`, and evaluate them; returns the folder."""
-    from scripts.core.registry import parameters
+    from scripts.core.registry import defaults
     from scripts.core.weights.models import build_model, build_tokenizer, save_checkpoint
     from scripts.corpora import synthetic
 
     people = {"forget_people": 3, "retain_people": 6, "retain2_people": 2, "holdout_people": 3, "pretrain_people": 0}
-    chosen = {name: one["default"] for name, one in parameters("corpora", "synthetic").items()}
-    synthetic.build(chosen | people | {"asked_people": 3, "examples": 2}, folder / "corpus" / "data")
+    synthetic.build(defaults("corpora", "synthetic") | people | {"asked_people": 3, "examples": 2}, folder / "corpus" / "data")
     write_json(folder / "corpus" / "manifest.json", {"files": "digest"})
     texts = json.loads((folder / "corpus/data/raw/retain1.json").read_text())
     tokenizer = build_tokenizer(texts, 320, 512)

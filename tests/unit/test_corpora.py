@@ -17,7 +17,7 @@ SMALL |= {"asked_people": 3, "examples": 4, "events": 3, "repeats": 3}
 
 
 def filled(kind, **given):
-    return {name: part["default"] for name, part in registry.parameters("corpora", kind).items()} | given
+    return registry.defaults("corpora", kind) | given
 
 
 def content(folder):

@@ -63,7 +63,6 @@ def test_examples_are_read_where_there_are_any():
 def test_a_metric_tells_files_of_the_layout(name, tmp_path):
     settings = configuration.plugin(METRICS[name][0], name, "metrics", "metrics")
     people = {"forget_people": 2, "retain_people": 3, "retain2_people": 1, "holdout_people": 2, "asked_people": 2}
-    parameters = registry.parameters("corpora", "synthetic")
-    synthetic.build({key: part["default"] for key, part in parameters.items()} | people | {"pretrain_people": 0}, tmp_path)
+    synthetic.build(registry.defaults("corpora", "synthetic") | people | {"pretrain_people": 0}, tmp_path)
     told = registry.load("metrics", settings["kind"]).reads(settings)
     assert told and [file for file in told if not (tmp_path / f"{file}.json").exists()] == []

@@ -219,7 +219,7 @@ def test_a_model_is_the_same_either_way(made, load):
 @pytest.mark.parametrize("kind", ["full", "bnb_nf4", "rtn"])
 def test_every_scheme_starts_from_the_same_weights(made, kind):
     plugin, ids = registry.load("quantizers", kind), torch.arange(12).reshape(1, 12)
-    scheme = {name: entry["default"] for name, entry in registry.parameters("quantizers", kind).items()} | {"granularity": "tensor"}
+    scheme = registry.defaults("quantizers", kind) | {"granularity": "tensor"}
     whole, packed = (plugin.load(made / name / "checkpoint", scheme, "cpu") for name in ("whole", "run"))
     assert same(packed(ids).logits, whole(ids).logits)
     assert plugin.describe(packed, scheme) == plugin.describe(whole, scheme)

@@ -205,8 +205,7 @@ def test_rtn_on_a_model(checkpoints, original):
 @pytest.mark.parametrize("name", ["full", "bnb_int8", "bnb_fp4", "bnb_nf4", "rtn"])
 def test_every_scheme_in_memory_gives_a_model_that_generates(checkpoints, name):
     plugin = registry.load("quantizers", name)
-    scheme = {k: v["default"] for k, v in plugin.PARAMETERS.items()}
-    model = plugin.load(checkpoints["bf16"], scheme, "cpu")
+    model = plugin.load(checkpoints["bf16"], registry.defaults("quantizers", name), "cpu")
     out = model.generate(torch.arange(8).reshape(2, 4), max_new_tokens=3, do_sample=False, pad_token_id=0)
     assert out.shape[0] == 2 and out.shape[1] > 4
     assert not model.training and not any(p.requires_grad for p in model.parameters())

@@ -27,7 +27,7 @@ SCHEMES = {
 def settings(name):
     """A scheme with its plugin's defaults filled in."""
     scheme = SCHEMES[name]
-    defaults = {k: v["default"] for k, v in registry.parameters("quantizers", scheme["kind"]).items()}
+    defaults = registry.defaults("quantizers", scheme["kind"])
     return {**defaults, **scheme, "name": name}
 
 

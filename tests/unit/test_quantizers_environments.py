@@ -86,9 +86,8 @@ def test_hardware_that_is_not_there():
 
 @pytest.mark.parametrize("kind", [k for k in registry.names("quantizers") if "group" in registry.parameters("quantizers", k)])
 def test_group_that_does_not_divide(kind):
-    properties = registry.parameters("quantizers", kind)
-    scheme = {k: v["default"] for k, v in properties.items()} | {"group": 96}
-    if "granularity" in properties:
+    scheme = registry.defaults("quantizers", kind) | {"group": 96}
+    if "granularity" in scheme:
         scheme["granularity"] = "group"
     with pytest.raises(ValueError, match="group: 96 does not divide the 256 columns of q_proj"):
         registry.load("quantizers", kind).check(scheme, {"hidden": 256, "intermediate": 704})

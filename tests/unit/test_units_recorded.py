@@ -8,6 +8,7 @@ import pytest
 import test_perplexity
 
 from scripts import aggregate as program
+from scripts.core import registry
 from scripts.core.analysis import scored, statistics
 from scripts.core.storage import file_digest, read_json, write_json
 from scripts.corpora import muse, synthetic
@@ -154,7 +155,7 @@ def test_fluency_s_samples_carry_the_unit_of_their_text(tmp_path):
 
     write_json(tmp_path / "raw/retain2.json", ["one", "two", "three"])
     write_json(tmp_path / "units/raw/retain2.json", ["A", "A", "B"])
-    settings = {name: one["default"] for name, one in fluency.PARAMETERS.items()} | {"prompts": 2}
+    settings = registry.defaults("metrics", "fluency") | {"prompts": 2}
     assert [s["unit"] for s in fluency.evaluate(Words(), tmp_path, settings)["samples"]] == ["A", "A"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts import evaluate
+from scripts.core import registry
 from scripts.core.analysis import scored
 from scripts.core.storage import write_json
 from scripts.metrics import fluency, lm_eval
@@ -40,7 +41,7 @@ def test_fluency_rescores_and_prompts_begin_the_texts(tmp_path):
             return ["x y x y x" if "in" in prompt else "" for prompt in prompts]
 
     write_json(tmp_path / "raw/retain2.json", ["once upon a time", "in a town", "left out"])
-    settings = {name: one["default"] for name, one in fluency.PARAMETERS.items()} | {"prompts": 2, "prompt_tokens": 2}
+    settings = registry.defaults("metrics", "fluency") | {"prompts": 2, "prompt_tokens": 2}
     found = fluency.evaluate(Words(), tmp_path, settings)
     assert [s["prompt"] for s in found["samples"]] == ["once upon", "in a"] and found["n"] == 2
     assert found["value"] == pytest.approx(100 * fluency.entropy("x y x y x") / 2)
@@ -83,7 +84,7 @@ def test_broken_logits_have_no_score():
 
 
 def test_what_can_be_known_before_any_job(tmp_path, monkeypatch):
-    chosen = {name: one["default"] for name, one in lm_eval.PARAMETERS.items()}
+    chosen = registry.defaults("metrics", "lm_eval")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE"):

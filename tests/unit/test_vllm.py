@@ -231,14 +231,14 @@ def scored(tmp_path_factory):
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("scored")
     people = {"forget_people": 3, "retain_people": 6, "retain2_people": 2, "holdout_people": 3, "pretrain_people": 0}
-    chosen = {name: one["default"] for name, one in registry.parameters("corpora", "synthetic").items()}
+    chosen = registry.defaults("corpora", "synthetic")
     synthetic.build(chosen | people | {"asked_people": 3, "examples": 2}, folder / "corpus" / "data")
     write_json(folder / "corpus" / "manifest.json", {"files": "digest"})
     tokenizer = build_tokenizer(json.loads((folder / "corpus/data/raw/retain1.json").read_text()), 320, 512)
     shape = {"hidden": 64, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate": 128, "positions": 512, "initializer_range": 0.3}
     save_checkpoint(build_model(shape, tokenizer), tokenizer, folder / "run" / "checkpoint")
     write_json(folder / "run" / "outcome.json", {"status": "done", "weights": "abc"})
-    defaults = {name: one["default"] for name, one in registry.parameters("quantizers", "awq").items()}
+    defaults = registry.defaults("quantizers", "awq")
     schemes = {"full": {"kind": "full"}, "awq": defaults | {"kind": "awq", "group": 32, "samples": 4, "length": 32}}
     common = ["--run", str(folder / "run"), "--corpus", str(folder / "corpus")]
     found = {}

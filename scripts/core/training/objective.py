@@ -23,8 +23,7 @@ class Part:
         for parameter in given:
             if parameter not in known:
                 raise ValueError(f"{key}.{parameter}: unknown parameter of {name!r}; {registry.nearest(parameter, known)}")
-        defaults = {parameter: schema["default"] for parameter, schema in known.items()}
-        return cls(name, registry.load(room, name), defaults | given)
+        return cls(name, registry.load(room, name), registry.defaults(room, name) | given)
 
 
 @dataclass(frozen=True)
