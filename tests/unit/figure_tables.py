@@ -1,5 +1,7 @@
 """Synthetic tables of a sweep, and what a figure shows of them, read back from its artists."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from matplotlib.text import Text
@@ -24,37 +26,33 @@ def masks(label):
     ]
 
 
-def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, settings=1):
-    """Synthetic tables: {"scores", "recovery", "calibration_effect"}."""
-    generator = np.random.default_rng(0)
-    rows, back, masked, moved, weighed, spent = [], [], [], [], [], []
+def labels(runs, corpora, settings):
+    """What names each run: target and retrain of each corpus, then `settings` learning rates of each of `runs`."""
     for corpus in corpora:
-        named = [(method, "none", "", "") for method in ("target", "retrain")]
+        named = [(method, "none", "", "") for method in tables.REFERENCES]
         named += [(*run, f"lr{k + 1}e-5_{run[2]}_ep5") for run in runs for k in range(settings)]
         for method, regularizer, weights, setting in named:
             label = {"run": f"{corpus}/{method}_{regularizer}/{setting}/seed0", "corpus": corpus, "method": method}
             label |= {"regularizer": regularizer, "weights": weights, "moments": weights, "setting": setting, "seed": "0"}
-            label["lr"] = setting[2:6]
-            masked += masks(label) if setting else []
-            spent += [cost(label, scheme, method in diverged) for scheme in schemes]
-            if setting:
-                weighed += weights_of(label, schemes, method in diverged)
-                moved += [] if method in diverged else histograms(label["run"], schemes)
-            for scheme in schemes:
-                for metric, kind, split in METRICS:
-                    value = generator.uniform(20, 90)
-                    bad = method in diverged
-                    row = label | {"scheme": scheme, "metric": metric, "kind": kind, "split": split, "interval": "samples"}
-                    row |= {"status": "diverged", "reason": "diverged at step 7"} if bad else {"status": "ok", "reason": ""}
-                    if not bad:
-                        row |= {"value": value, "low": value - 5, "high": value + 5, "n": 30}
-                    rows.append(row)
-                    if split == "forget" and method not in tables.REFERENCES:
-                        share = generator.uniform(-0.5, 1)
-                        more = {"R_reason": "diverged: the unlearned run (diverged at step 7)", "K_reason": "diverged"}
-                        if not bad:
-                            more = {"R": share, "R_low": share - 0.1, "R_high": share + 0.1, "K": 0.5}
-                        back.append({k: v for k, v in row.items() if k not in ("value", "low", "high", "reason")} | more)
+            yield label | {"lr": setting[2:6]}
+
+
+def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, settings=1):
+    """Synthetic tables by name, as figures read them."""
+    generator = np.random.default_rng(0)
+    rows, back, masked, moved, weighed, spent = [], [], [], [], [], []
+    for label in labels(runs, corpora, settings):
+        bad = label["method"] in diverged
+        spent += [cost(label, scheme, bad) for scheme in schemes]
+        if label["setting"]:
+            masked += masks(label)
+            weighed += weights_of(label, schemes, bad)
+            moved += [] if bad else histograms(label["run"], schemes)
+        for scheme, (metric, kind, split) in product(schemes, METRICS):
+            row = label | {"scheme": scheme, "metric": metric, "kind": kind, "split": split, "interval": "samples"}
+            rows.append(scored(row, generator.uniform(20, 90), bad))
+            if split == "forget" and label["method"] not in tables.REFERENCES:
+                back.append(recovered(row, generator.uniform(-0.5, 1), bad))
     return {
         "scores": tables.frame(rows, columns.SCORES),
         "recovery": tables.frame(back, columns.RECOVERY),
@@ -65,6 +63,21 @@ def make(runs=RUNS, corpora=("people",), diverged=("ga",), schemes=SCHEMES, sett
         "costs": pd.DataFrame(spent, columns=columns.COSTS),
         **predicted(back),
     }
+
+
+def scored(row, value, bad):
+    """A row of scores.csv: a value with an interval of 5 to either side, or none because the run diverged."""
+    if bad:
+        return row | {"status": "diverged", "reason": "diverged at step 7"}
+    return row | {"status": "ok", "reason": "", "value": value, "low": value - 5, "high": value + 5, "n": 30}
+
+
+def recovered(row, share, bad):
+    """A row of recovery.csv, likewise."""
+    if bad:
+        reasons = {"R_reason": "diverged: the unlearned run (diverged at step 7)", "K_reason": "diverged"}
+        return row | {"status": "diverged"} | reasons
+    return row | {"status": "ok", "n": 30, "R": share, "R_low": share - 0.1, "R_high": share + 0.1, "K": 0.5}
 
 
 def cost(label, scheme, bad):
