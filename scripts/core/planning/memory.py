@@ -166,44 +166,127 @@ def activation_bytes(shape: Shape, weights: str, computes: str, lora: int = 0) -
     return (layer - frozen[0] + inner * lora, final - frozen[1]) if lora else (layer, final)
 
 
+@dataclass(frozen=True)
+class _Case:
+    """A training on some GPUs: the bytes per GPU of each part, as the table above has them."""
+
+    shape: Shape
+    training: Training
+    gpus: int
+    zero: int
+    offload: str
+
+    @property
+    def held(self) -> int:
+        """Bytes of a weight as the model is held."""
+        return BYTES[self.training.weights] if self.training.computes == "bf16" else 4
+
+    @property
+    def computed(self) -> int:
+        """Bytes of a number that a product gives."""
+        return BYTES[self.training.computes]
+
+    @property
+    def updates(self) -> int:
+        """Weights of LoRA's updates."""
+        return self.shape.lora(self.training.lora) if self.training.lora else 0
+
+    @property
+    def all(self) -> int:
+        """Weights of the model, updates included: N."""
+        return self.shape.weights + self.updates
+
+    @property
+    def trained(self) -> int:
+        """Weights that are trained: n."""
+        return self.updates or self.all
+
+    @property
+    def share(self) -> int:
+        """Among how many GPUs ZeRO divides."""
+        return self.gpus if self.zero else 1
+
+    @property
+    def away(self) -> bool:
+        """Whether offload keeps on the host what it can."""
+        return self.offload == "cpu"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of this GPU's rows of a batch."""
+        return max(1, self.training.batch // self.share) * self.training.length
+
+    def weights(self) -> float:
+        size = self.all * self.held
+        if self.zero == 3:
+            size = (0 if self.away else size / self.share) + min(self.all, LIVE) * self.held
+        if self.held == 4 and self.training.computes == "bf16":
+            head = self.shape.vocabulary * self.shape.hidden
+            one_layer = self.training.lora and self.training.checkpointing
+            size += 2 * ((self.shape.linear - head) / self.shape.layers + head if one_layer else self.shape.linear)
+        return size
+
+    def gradients(self) -> float:
+        if not self.zero:
+            return self.trained * self.held
+        copies, buckets = (1, 1) if self.zero == 3 else (3, 2)
+        return (0 if self.away else self.trained * self.held / self.share * copies) + BUCKET * self.held * buckets
+
+    def stepped(self) -> float:
+        """The masters, or the gradient that is stepped, under ZeRO."""
+        return self.trained * self.held / self.share if self.zero else 0
+
+    def optimiser(self) -> float:
+        if self.away:
+            return 0.0
+        moment = MOMENT.get(self.training.optimizer, BYTES[self.training.moments])
+        return 2 * self.trained * moment / self.share + self.stepped()
+
+    def step(self) -> float:
+        if self.away:
+            return 0.0
+        return (16 * min(self.trained / self.share, WIDENED) if self.held == 2 else 0) + self.stepped()
+
+    def reference(self) -> float:
+        if not self.training.reference:
+            return 0.0
+        return self.shape.weights * self.held / (self.share if self.zero == 3 else 1)
+
+    def logits(self) -> float:
+        slices = min(SLICES, 12 * self.tokens * self.shape.vocabulary)
+        return self.tokens * self.shape.vocabulary * self.computed * (3 if self.training.divergence else 2) + slices
+
+    def activations(self) -> float:
+        shape, training = self.shape, self.training
+        layer, final = activation_bytes(shape, training.weights, training.computes, training.lora)
+        if not training.checkpointing:
+            return self.tokens * (shape.layers * layer + final)
+        inputs = shape.layers * shape.hidden * (4 if training.weights == "fp32" else self.computed)
+        # Back in a layer the logits are gone; there are its activations, two gradients of the MLP's width and one of a weight.
+        one = self.tokens * (layer + 2 * self.computed * shape.intermediate) + shape.hidden * shape.intermediate * self.held
+        return self.tokens * inputs + max(self.tokens * final, one - self.logits())
+
+    def mask(self) -> float:
+        if not self.training.masked:
+            return 0.0
+        return 4 * self.all + max(self.all * self.held, self.activations() + self.logits())
+
+
 def plan(shape: Shape, training: Training, gpus: int = 1, zero: int = 0, offload: str = "none", reserve: float = RESERVE) -> dict:
     """{part: bytes per GPU} and "total", for a ZeRO stage (0: none) and offload ("none", "cpu")."""
-    held = BYTES[training.weights] if training.computes == "bf16" else 4
-    moment, compute = BYTES[training.moments], BYTES[training.computes]
-    n_all = shape.weights + (shape.lora(training.lora) if training.lora else 0)
-    n = shape.lora(training.lora) if training.lora else n_all
-    share, away = (gpus if zero else 1), offload == "cpu"
-    parts = dict.fromkeys(("weights", "gradients", "optimiser", "reference", "activations", "logits", "step", "mask"), 0.0)
-    divided = zero == 3
-    parts["weights"] = n_all * held
-    if divided:
-        parts["weights"] = (0 if away else n_all * held / share) + min(n_all, LIVE) * held
-    if held == 4 and training.computes == "bf16":
-        head = shape.vocabulary * shape.hidden
-        alone = training.lora and training.checkpointing
-        parts["weights"] += 2 * ((shape.linear - head) / shape.layers + head if alone else shape.linear)
-    parts["gradients"] = n * held
-    if zero:
-        parts["gradients"] = (0 if away else n * held / share * (1 if divided else 3)) + BUCKET * held * (1 if divided else 2)
-    if not away:
-        parts["optimiser"] = 2 * n * MOMENT.get(training.optimizer, moment) / share + (n * held / share if zero else 0)
-        parts["step"] = (16 * min(n / share, WIDENED) if held == 2 else 0) + (n * held / share if zero else 0)
-    if training.reference:
-        parts["reference"] = shape.weights * held / (share if divided else 1)
-    tokens = max(1, training.batch // share) * training.length
-    slices = min(SLICES, 12 * tokens * shape.vocabulary)
-    parts["logits"] = tokens * shape.vocabulary * compute * (3 if training.divergence else 2) + slices
-    layer, final = activation_bytes(shape, training.weights, training.computes, training.lora)
-    parts["activations"] = tokens * (shape.layers * layer + final)
-    if training.checkpointing:
-        inputs = shape.layers * shape.hidden * (4 if training.weights == "fp32" else compute)
-        # Back in a layer the logits are gone; there are its activations, two gradients of the MLP's width and one of a weight.
-        one = tokens * (layer + 2 * compute * shape.intermediate) + shape.hidden * shape.intermediate * held
-        parts["activations"] = tokens * inputs + max(tokens * final, one - parts["logits"])
-    parts["reserve"] = reserve
-    lasting, backward = parts["weights"] + parts["reference"] + reserve, parts["activations"] + parts["logits"]
+    case = _Case(shape, training, gpus, zero, offload)
+    parts = {
+        "weights": case.weights(),
+        "gradients": case.gradients(),
+        "optimiser": case.optimiser(),
+        "reference": case.reference(),
+        "activations": case.activations(),
+        "logits": case.logits(),
+        "step": case.step(),
+        "mask": case.mask(),
+        "reserve": reserve,
+    }
+    lasting = parts["weights"] + parts["reference"] + reserve
+    backward = parts["activations"] + parts["logits"]
     training_itself = parts["gradients"] + parts["optimiser"] + max(backward, parts["step"])
-    if training.masked:
-        parts["mask"] = 4 * n_all + max(n_all * held, backward)
-        return {**parts, "total": lasting + max(parts["mask"], training_itself)}
-    return {**parts, "total": lasting + training_itself}
+    return {**parts, "total": lasting + max(parts["mask"], training_itself)}
