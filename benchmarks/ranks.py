@@ -40,7 +40,9 @@ def train(divided, checkpoint: Path, training: dict, klr: bool) -> None:
     from scripts.core.training.reference import Reference
     from scripts.core.weights import models
 
-    load = lambda: models.load_model(checkpoint, training["weights"], "cpu", "sdpa")  # noqa: E731
+    def load():
+        return models.load_model(checkpoint, training["weights"], "cpu", "sdpa")
+
     model = load()
     frozen = divided.frozen(load()) if klr and divided.stage == 3 else None
     reference = Reference.of(model, [], {"distribution"} if klr else set(), frozen=frozen)

@@ -74,15 +74,14 @@ def best_scale(weights, gram, mean, bits: int, group: int):
 
     weights: list of (rows, columns) fp32; gram (columns, columns); mean (columns,) of |x|. losses by α, α = 0 is s = 1.
     """
-    found, losses = None, []
+    best, alpha, losses = None, 0.0, []
     for step in range(GRID):
         s = mean.clamp(min=1e-4) ** (step / GRID)
         s = s / (s.max() * s.min()).sqrt()
-        total = sum(loss(value(*rounded(w * s, bits, group), w.shape) / s - w, gram) for w in weights)
-        losses.append(total)
-        if found is None or total < found[0]:
-            found = (total, s, step / GRID)
-    return *found[1:], losses
+        losses.append(sum(loss(value(*rounded(w * s, bits, group), w.shape) / s - w, gram) for w in weights))
+        if step == 0 or losses[-1] < min(losses[:-1]):
+            best, alpha = s, step / GRID
+    return best, alpha, losses
 
 
 def best_clip(weight, gram, bits: int, group: int):
@@ -200,8 +199,8 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
         calls = block_inputs(model, windows, device)
         for number, block in enumerate(model.model.layers):
             inputs = Inputs({name: block.get_submodule(name) for name in sorted(set(READS.values()))})
-            after = [block(hidden, **named) for hidden, named in calls]
-            calls = [(o[0] if isinstance(o, tuple) else o, named) for o, (_, named) in zip(after, calls, strict=True)]
+            outputs = [block(hidden, **named) for hidden, named in calls]
+            calls = [(o[0] if isinstance(o, tuple) else o, named) for o, (_, named) in zip(outputs, calls, strict=True)]
             seen = inputs.result()
             scales = {}
             alphas[number] = scale_block(block, seen, bits, group, scales)
@@ -212,9 +211,9 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
                 codes, scale, zero = rounded(weight, bits, group, *limits)
                 parts = _formats.to_pack_quantized(codes.long(), scale.half(), zero.long(), weight.shape, bits)
                 # How to get back from scaled to the checkpoint's weights: w = stored / input_scale · output_scale.
-                after = scales.get(AFTER.get(name))
+                divisor = scales.get(AFTER.get(name))
                 parts["input_scale"] = scales.get(source, torch.ones_like(weight[0])).clone()
-                parts["output_scale"] = torch.ones_like(weight[:, 0]) if after is None else after.clone()
+                parts["output_scale"] = torch.ones_like(weight[:, 0]) if divisor is None else divisor.clone()
                 stored |= {f"model.layers.{number}.{name}.{part}": t.cpu() for part, t in parts.items()}
         for key, tensor in model.state_dict().items():
             if "layernorm" in key or key.endswith(".bias"):

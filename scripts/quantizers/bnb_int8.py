@@ -18,10 +18,6 @@ HARDWARE = ["cpu", "cuda"]
 SOURCE = "bitsandbytes through transformers"
 
 
-def check(scheme: dict, model_shape: dict | None = None) -> None:
-    """Rows have one scale each, so any shape will do."""
-
-
 def load(checkpoint, scheme: dict, device, artifact=None):
     """The model in eval mode."""
     import logging

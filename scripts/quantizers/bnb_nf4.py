@@ -14,10 +14,6 @@ HARDWARE = ["cpu", "cuda"]
 SOURCE = "bitsandbytes through transformers"
 
 
-def check(scheme: dict, model_shape: dict | None = None) -> None:
-    """Blocks run over the flattened matrix, so any shape will do."""
-
-
 def load(checkpoint, scheme: dict, device, artifact=None):
     """The model in eval mode; compute in fp32 on a CPU, in bf16 on a GPU."""
     return _bnb.load_usable_4bit(checkpoint, "nf4", scheme, device)

@@ -8,10 +8,6 @@ SERVED = True
 SOURCE = "no quantization; weights as the checkpoint stores them"
 
 
-def check(scheme: dict, model_shape: dict | None = None) -> None:
-    """Nothing can be wrong."""
-
-
 def load(checkpoint, scheme: dict, device, artifact=None):
     """The model in eval mode: fp32 on a CPU, the stored type on a GPU."""
     from scripts.core.weights.quantization import load_model

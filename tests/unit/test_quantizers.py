@@ -224,7 +224,9 @@ def test_literals_and_checks_need_no_torch():
         "    constants = registry.constants('quantizers', name)\n"
         "    assert {'PARAMETERS', 'ENVIRONMENT', 'ARTIFACT', 'HARDWARE', 'SOURCE'} <= constants.keys(), name\n"
         "    scheme = {k: v.get('default') for k, v in constants['PARAMETERS'].items()}\n"
-        "    registry.load('quantizers', name).check(scheme, None)\n"
+        "    plugin = registry.load('quantizers', name)\n"
+        "    if hasattr(plugin, 'check'):\n"
+        "        plugin.check(scheme, None)\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=registry.SCRIPTS.parent)
