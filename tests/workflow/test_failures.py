@@ -8,6 +8,9 @@ import time
 import pytest
 
 from scripts import build_corpus
+from scripts.core import guard
+from scripts.core.storage import write_json
+from tests.workflow.conftest import MICRO, Sweep
 
 METRIC = "eval/full/verbmem_f.json"
 
@@ -88,6 +91,21 @@ def test_a_file_that_other_models_start_from_is_told_before_they_are_lost(copied
         path = [part for part in said.split() if part.endswith("corpus/spec.json")][-1]
         assert build_corpus.main(["--spec", str(sweep.folder / path), "--out", str(sweep.results / "people/corpus")]) == 0
         assert (sweep.results / "people" / file).read_bytes() == whole and sweep.jobs() == {}
+
+
+def test_two_project_folders_do_not_write_to_one_results_folder(tmp_path):
+    """Snakemake's lock lies in the folder where it was started: it does not see the other."""
+    sweep = Sweep(tmp_path, MICRO)
+    other = guard.this_process() | {"folder": "/another/clone"}  # whose Snakemake is this test's process
+    write_json(sweep.results / guard.NAME, other)
+    path = f"{sweep.config['results']}/sweep.json"
+    assert sweep.jobs(path) == {"sweep": 1}  # a dry run is no matter of the other
+    done = sweep.run(path, check=False)
+    assert done.returncode and "another Snakemake writes there" in done.stdout + done.stderr
+    assert sweep.files() == {guard.NAME}
+    write_json(sweep.results / guard.NAME, other | {"pid": 2**22 + 1})  # beyond all numbers of processes: one that was killed
+    sweep.run(path)
+    assert sweep.files() == {"sweep.json"}
 
 
 def test_a_date_in_the_future_costs_no_work(copied):

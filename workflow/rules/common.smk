@@ -13,6 +13,7 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 from scripts.core import clocks
 from scripts.core import failed_updates
+from scripts.core import guard
 from scripts.core import isolation
 from scripts.core import registry
 from scripts.core import slurm_polling
@@ -78,6 +79,13 @@ OUTPUTS = {
     "pages": [f"{RESULTS}/report/{name}" for name in ("results.html", "findings.txt")],
     "tables": [f"{RESULTS}/tables/{name}.{kind}" for name in PAPER_TABLES for kind in ("csv", "md", "tex")],
 }
+
+
+onstart:
+    try:
+        guard.claim(RESULTS)
+    except guard.InUse as error:
+        raise WorkflowError(str(error)) from None
 
 
 def environment(name):
