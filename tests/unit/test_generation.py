@@ -49,6 +49,51 @@ def test_greedy_equals_generate_for_each_prompt(parts, shared, batch_tokens):
     assert generation.generate(model, asked, 24, batch_tokens=batch_tokens, share_prefix=False) == wanted
 
 
+@pytest.fixture
+def small(parts, monkeypatch):
+    """A function (rows, after): from that many passes on a pass of more rows finds no room. Returns the rows of all passes."""
+    model, forward = parts[0], parts[0].forward
+
+    def limit(rows, after=0):
+        passes = []
+
+        def limited(**inputs):
+            passes.append(len(inputs["input_ids"]))
+            if passes[-1] > rows and len(passes) > after:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
+            return forward(**inputs)
+
+        monkeypatch.setattr(model, "forward", limited)
+        return passes
+
+    return limit
+
+
+@pytest.mark.parametrize("after", [0, 5])
+def test_a_gpu_without_room_for_a_batch_goes_on_with_smaller_ones(parts, small, capsys, after):
+    model, tokenizer = parts
+    asked, done = prompts(tokenizer, 30), []
+    wanted = generation.generate(model, asked, 24)
+    passes = small(3, after)
+    assert generation.generate(model, asked, 24, progress=done.append) == wanted
+    assert max(passes[after + 3 :]) <= 3 and max(passes) == 11 and sum(done) == 11
+    said = "11 texts at a time: CUDA out of memory. Tried to allocate 9 GiB.; going on with 5\n"
+    assert said in capsys.readouterr().err
+    small(0)
+    with pytest.raises(torch.OutOfMemoryError):
+        generation.generate(model, asked, 24, share_prefix=False)
+
+
+def test_log_probabilities_are_the_same_where_batches_find_no_room(parts, small):
+    model, tokenizer = parts
+    texts = [*prompts(tokenizer, 4), [5]]
+    wanted = token_logprobs(model, texts)
+    passes = small(2)
+    for one, other in zip(token_logprobs(model, texts), wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert max(passes) > 2
+
+
 def test_rows_that_end_leave_the_others_alone(parts):
     model, tokenizer = parts
     asked = prompts(tokenizer, 20)

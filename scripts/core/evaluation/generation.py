@@ -11,6 +11,7 @@ good as tied. Of the schemes, bitsandbytes' int8 is an exception by design: whic
 on everything in the batch. `share_prefix=False` and `batch_tokens=1` turn all of it off.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -63,6 +64,37 @@ def batches(lengths: list[int], new_tokens: int, batch_tokens: int) -> list[list
         found.append(order[:size])
         order = order[size:]
     return found
+
+
+def in_batches(work, lengths: list[int], new_tokens: int, batch_tokens: int, progress=None) -> None:
+    """Call work(rows) for all rows, in `batches`; where a GPU has no room for a batch, from there on with half as many at a time.
+
+    progress(count) is called with each batch's size. Raises OutOfMemoryError where there is no room for one row.
+    """
+    left = batches(lengths, new_tokens, batch_tokens)
+    while left:
+        rows = left[0]
+        if not _has_room(work, rows):
+            torch.cuda.empty_cache()  # here, where nothing holds the pass that failed
+            others, tokens = [i for group in left for i in group], len(rows) // 2 * (lengths[rows[0]] + new_tokens)
+            left = [[others[k] for k in group] for group in batches([lengths[i] for i in others], new_tokens, tokens)]
+            continue
+        del left[0]
+        if progress:
+            progress(len(rows))
+
+
+def _has_room(work, rows: list[int]) -> bool:
+    """Call work(rows); whether it found room."""
+    try:
+        work(rows)
+    except torch.OutOfMemoryError as error:
+        if len(rows) == 1:
+            raise
+        line = str(error).strip().split("\n", 1)[0]
+        print(f"{len(rows)} texts at a time: {line}; going on with {len(rows) // 2}", file=sys.stderr)
+        return False
+    return True
 
 
 def common_prefix(prompts: list[list[int]]) -> int:
@@ -132,10 +164,13 @@ def generate(
     shared = common_prefix(prompts) if share_prefix and plain else 0
     start = _prefix(model, prompts[0][:shared]) if shared else None
     task = _Task(prompts, new_tokens, ends, stopped, temperature, seed, plain, shared, start)
-    for rows in batches([len(prompt) for prompt in prompts], new_tokens, batch_tokens):
+
+    def work(rows):
+        for i in rows:
+            found[i].clear()  # what an attempt has left that found no room
         _run(model, task, rows, found)
-        if progress:
-            progress(len(rows))
+
+    in_batches(work, [len(prompt) for prompt in prompts], new_tokens, batch_tokens, progress)
     return found
 
 

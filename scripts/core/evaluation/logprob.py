@@ -10,7 +10,7 @@ rounding only (see scripts.core.evaluation.generation).
 import numpy as np
 import torch
 
-from scripts.core.evaluation.generation import NotFinite, batches
+from scripts.core.evaluation.generation import NotFinite, in_batches
 
 LOGITS_BYTES = 2**30  # logits of a batch in the model's own type
 CHUNK = 2**22  # logits that are turned into fp32 at once
@@ -29,7 +29,8 @@ def token_logprobs(model, texts: list[list[int]], batch_tokens: int = 8192, pad:
     budget = min(batch_tokens, max(1, LOGITS_BYTES // (vocabulary * model.dtype.itemsize)))
     if model.device.type == "cpu":
         budget = min(budget, CPU_TOKENS)
-    for group in batches([len(texts[i]) for i in scored], 0, budget):
+
+    def work(group):
         rows = [scored[k] for k in group]
         width = max(len(texts[i]) for i in rows)
         ids = torch.full((len(rows), width), pad)
@@ -41,8 +42,8 @@ def token_logprobs(model, texts: list[list[int]], batch_tokens: int = 8192, pad:
             found[i] = values[row, : len(texts[i]) - 1].copy()
             if not np.isfinite(found[i]).all():
                 raise NotFinite(f"log-probabilities of text {i} are not finite")
-        if progress:
-            progress(len(rows))
+
+    in_batches(work, [len(texts[i]) for i in scored], 0, budget, progress)
     return found
 
 
