@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 from unittest.mock import MagicMock
@@ -89,6 +90,27 @@ def test_gpus_that_torch_cannot_use_are_an_error_and_not_a_run_on_the_cpu(tool, 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("PATH", "/nowhere")
     assert not devices.usable() and devices.pick("full", ["cpu", "cuda"]) == "cpu"
+
+
+LOOK = """
+import os, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print({key: value for key, value in os.environ.items() if "ALLOC_CONF" in key})
+            sys.exit()
+sys.meta_path.insert(0, Finder())
+from scripts.core.training import runs
+runs.prepare(1)
+"""
+
+
+@pytest.mark.parametrize("own", [{}, {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}])
+def test_a_trainings_memory_is_in_segments_that_grow_when_torch_is_loaded(own, monkeypatch):
+    for name in runs.ALLOCATOR:
+        monkeypatch.delenv(name, raising=False)
+    done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, env=os.environ | own, check=True)
+    assert done.stdout.strip() == str(own or {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
 
 
 def test_fewer_gpus_than_processes_are_named():

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,10 @@ from scripts.core import devices, process, storage
 from scripts.core.provenance import Provenance
 from scripts.core.training.resume import EXIT_CODES
 from scripts.core.weights import delta
+
+# torch looks there when it is loaded. A step's tensors come in many sizes: in segments that grow they leave no holes, of which the
+# memory plan knows nothing.
+ALLOCATOR = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
 
 
 def parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -29,7 +34,9 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
 
 
 def prepare(threads) -> str:
-    """Set threads and determinism; returns the device, "cuda" or "cpu"."""
+    """Set threads, the GPU's allocator and determinism; returns the device, "cuda" or "cpu". Call it before torch is imported."""
+    if not os.environ.keys() & ALLOCATOR:
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     import torch
 
     process.spare_imports()
