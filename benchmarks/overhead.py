@@ -102,24 +102,24 @@ def account(found: list[dict], wall: float, cores: int) -> dict:
     return {"wall": wall, **shares, "kinds": kinds}
 
 
-def table(told: dict, cores: int) -> str:
+def table(totals: dict, cores: int) -> str:
     """The account as Markdown."""
-    whole = told["wall"] * cores
-    busy, work = (sum(own[key] for own in told["kinds"].values()) for key in ("busy", "work"))
+    whole = totals["wall"] * cores
+    busy, work = (sum(own[key] for own in totals["kinds"].values()) for key in ("busy", "work"))
     lines = ["| | jobs | core-seconds | share of all |", "| --- | --- | --- | --- |"]
-    for kind, own in told["kinds"].items():
+    for kind, own in totals["kinds"].items():
         lines.append(f"| work: {kind} | {own['jobs']} | {own['work']:.0f} | {100 * own['work'] / whole:.1f} % |")
     lines.append(
         f"| around it in its jobs: start, imports, loads, writing | | {busy - work:.0f} | {100 * (busy - work) / whole:.1f} % |"
     )
     lines.append(f"| cores without a job: Snakemake, waiting | | {whole - busy:.0f} | {100 * (1 - busy / whole):.1f} % |")
-    lines += ["", f"{told['wall']:.0f} s on {cores} cores; (wall − work) / wall = {100 * told['overhead']:.1f} %"]
-    return "\n".join(lines) + f"; {100 * told['strict']:.1f} % with {KINDS[-1]} as overhead"
+    lines += ["", f"{totals['wall']:.0f} s on {cores} cores; (wall − work) / wall = {100 * totals['overhead']:.1f} %"]
+    return "\n".join(lines) + f"; {100 * totals['strict']:.1f} % with {KINDS[-1]} as overhead"
 
 
-def check(told: dict, options) -> None:
+def check(totals: dict, options) -> None:
     """ValueError where jobs took more than all cores had: the dates of the files are not those of the run."""
-    busy, had = sum(own["busy"] for own in told["kinds"].values()), told["wall"] * options.cores
+    busy, had = sum(own["busy"] for own in totals["kinds"].values()), totals["wall"] * options.cores
     if busy > 1.1 * had:
         raise ValueError(
             f"{options.results}: its jobs took {busy:.0f} core-seconds in {had:.0f}; "
@@ -138,12 +138,12 @@ def main(argv=None) -> int:
         found = jobs(options.results)
         if not found:
             raise ValueError(f"{options.results}: no benchmarks; allowed: the results folder of a sweep that ran")
-        told = account(found, sum(map(logged, options.log)) or running(found), options.cores)
-        check(told, options)
+        totals = account(found, sum(map(logged, options.log)) or running(found), options.cores)
+        check(totals, options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table(told, options.cores))
+    print(table(totals, options.cores))
     return 0
 
 

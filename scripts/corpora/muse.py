@@ -157,11 +157,11 @@ def _hub(source: str, config: str, split: str, revision: str, key: str) -> tuple
     if missing:
         raise ValueError(f"{key}.source: {where} has no column {missing[0]!r}; allowed: a data set with the columns of MUSE")
     # Splits of a config share their columns: one without units gets the others' column, empty.
-    told = UNIT in table.column_names and any(unit is not None for unit in table[UNIT])
+    with_units = UNIT in table.column_names and any(unit is not None for unit in table[UNIT])
     if isinstance(fields, str):
         items = _checked(list(table[fields]), config, where, key)
-        return items, _checked_units(list(table[UNIT]), len(items), where, key) if told else None
-    names = (*fields, UNIT) if told else fields
+        return items, _checked_units(list(table[UNIT]), len(items), where, key) if with_units else None
+    names = (*fields, UNIT) if with_units else fields
     return _checked([{name: row[name] for name in names} for row in table], config, where, key), None
 
 

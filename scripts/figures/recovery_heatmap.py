@@ -68,7 +68,7 @@ def panel(axis, rows, keys, schemes, lines) -> None:
     for y, key in enumerate(keys):
         for x, scheme in enumerate(schemes):
             row = found.get((key, scheme))
-            look, text, words = told(row, intervals=lines == 2) if panels.recovers(row) else (HATCHED, BOXED, word(row))
+            look, text, words = number(row, intervals=lines == 2) if panels.recovers(row) else (HATCHED, BOXED, word(row))
             axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **look))
             printed = axis.text(x, y, words, ha="center", va="center", fontsize=style.SMALL, linespacing=0.95, **text)
             printed.set_in_layout(False)  # it lies inside the panel; measuring each would slow the layout down
@@ -80,7 +80,7 @@ def panel(axis, rows, keys, schemes, lines) -> None:
         spine.set_visible(False)
 
 
-def told(row, intervals: bool) -> tuple[dict, dict, str]:
+def number(row, intervals: bool) -> tuple[dict, dict, str]:
     """(look of the cell, look of its text, text) of a recovery; with its interval where there is room."""
     colour = COLOURS((max(-1.0, min(1.0, row.R)) + 1) / 2)
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.5

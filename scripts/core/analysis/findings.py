@@ -27,8 +27,8 @@ def coarsest(shares: pd.DataFrame, back: pd.DataFrame) -> str:
     """
     if not shares.empty:
         return shares.sort_values("share_quantized").scheme.iloc[-1]
-    told = back[back.R.notna()]
-    return "" if told.empty else told.groupby("scheme").R.median().idxmax()
+    defined = back[back.R.notna()]
+    return "" if defined.empty else defined.groupby("scheme").R.median().idxmax()
 
 
 def counted(number: int, word: str) -> str:
@@ -64,28 +64,28 @@ def retained(shares: pd.DataFrame, scheme: str) -> str:
 
 def returned(back: pd.DataFrame) -> str:
     """In how many cells recovery is clearly above 0, and where it is largest."""
-    told = back[back.R.notna()]
-    if told.empty:
+    defined = back[back.R.notna()]
+    if defined.empty:
         why = "VerbMem of the forget set was not scored under any scheme"
         if not back.empty:
             little = back.R_reason.str.contains(LEAD, regex=False).all()
             why = "under no scheme does the target score clearly above the unlearned model at full precision"
             why = why if little else "scores that it takes are not there (recovery.csv says which)"
         return f"Recovery of VerbMem can't be told in any cell: {why}."
-    top = told.sort_values("R").iloc[-1]
-    clear = (told.R_low > 0).sum()
+    top = defined.sort_values("R").iloc[-1]
+    clear = (defined.R_low > 0).sum()
     precision = f" {top.weights} lr {top.lr}" if top.weights else ""
+    where = f"{clear} of {counted(len(defined), 'cell')} (R of VerbMem, its 95 % interval above 0)"
     return (
-        f"Quantization gives back forgotten text in {clear} of {counted(len(told), 'cell')} (R of VerbMem, its 95 % interval above "
-        f"0); most in {top.method}_{top.regularizer}{precision} under {top.scheme}: "
+        f"Quantization gives back forgotten text in {where}; most in {top.method}_{top.regularizer}{precision} under {top.scheme}: "
         f"{100 * top.R:.0f} % [{100 * top.R_low:.0f}, {100 * top.R_high:.0f}]."
     )
 
 
 def weights(back: pd.DataFrame, scheme: str) -> str:
     """Median recovery by the precision of the weights that the optimiser wrote; arithmetic on checkpoints has none."""
-    told = back[(back.scheme == scheme) & back.R.notna() & (back.weights != "")]
-    groups = told.groupby("weights").R
+    defined = back[(back.scheme == scheme) & back.R.notna() & (back.weights != "")]
+    groups = defined.groupby("weights").R
     if len(groups) < 2:
         where = f" under {scheme}" if scheme else ""
         few = f"recovery of VerbMem has values{where} for fewer than two precisions"

@@ -40,8 +40,8 @@ def parser(program: str, description: str, also: str = "") -> argparse.ArgumentP
     arguments = argparse.ArgumentParser(
         prog=f"python -m scripts.{program}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    told = f"configuration of the sweep, later files laid over earlier ones{also} (default: config.yaml)"
-    arguments.add_argument("--config", nargs="+", default=["config.yaml"], metavar="FILE", help=told)
+    what = f"configuration of the sweep, later files laid over earlier ones{also} (default: config.yaml)"
+    arguments.add_argument("--config", nargs="+", default=["config.yaml"], metavar="FILE", help=what)
     return arguments
 
 
