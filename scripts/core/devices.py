@@ -15,11 +15,14 @@ from pathlib import Path
 
 
 def visible(environment=os.environ) -> list[str]:
-    """The GPUs that a process may use: as CUDA_VISIBLE_DEVICES lists them, else all of the machine by their UUIDs."""
+    """The GPUs that a process may use: as CUDA_VISIBLE_DEVICES lists them, else all of the machine by nvidia-smi's numbers.
+
+    Numbers, since DeepSpeed and vLLM read them out of that variable and stumble over UUIDs.
+    """
     shown = environment.get("CUDA_VISIBLE_DEVICES")
     if shown is not None:
         return [name.strip() for name in shown.split(",") if name.strip()]
-    return nvidia_smi("uuid")
+    return nvidia_smi("index")
 
 
 def nvidia_smi(what: str) -> list[str]:
@@ -92,6 +95,8 @@ def claim(count: int, environment=os.environ, folder: Path | None = None, pause=
             if len(held) == count:
                 for descriptor in held.values():
                     os.set_inheritable(descriptor, True)
+                if "CUDA_VISIBLE_DEVICES" not in environment:
+                    environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts; CUDA would begin with the quickest
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(held)
                 return list(held)
         for lock in held.values():  # too few: let others have them

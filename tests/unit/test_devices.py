@@ -58,10 +58,13 @@ def test_nothing_is_done_where_no_gpu_is_to_spare(tmp_path, shown, count):
 
 def test_all_gpus_of_the_machine_are_asked_for(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho GPU-a\necho GPU-b\n")
+    tool.write_text("#!/bin/sh\n[ $1 = --query-gpu=index ] && printf '0\\n1\\n' || printf 'GPU-a\\nGPU-b\\n'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     environment = {}
-    assert devices.claim(1, environment, tmp_path / "locks") == ["GPU-a"] == [environment["CUDA_VISIBLE_DEVICES"]]
+    assert devices.claim(1, environment, tmp_path / "locks") == ["0"]
+    assert environment == {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # numbers, and whose they are
+    environment = {"CUDA_VISIBLE_DEVICES": "2,1"}
+    assert devices.claim(1, environment, tmp_path / "locks") == ["2"] and environment == {"CUDA_VISIBLE_DEVICES": "2"}
     monkeypatch.setenv("PATH", "/nowhere")
     assert devices.visible({}) == []
