@@ -3,11 +3,12 @@
 import gc
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from scripts.core.training import batching, hyperparameters, losses, precision, trainer, unlearner
+from scripts.core.training import batching, callbacks, hyperparameters, losses, precision, trainer, unlearner
 from scripts.core.training.objective import Objective
 from scripts.core.training.optimizer import PrecisionAdamW
 from scripts.core.training.reference import Reference
@@ -152,6 +153,22 @@ def test_saving_by_the_clock(tokenizer, rows, tmp_path):
     store = ResumeStore(tmp_path / "r", "d")
     make(tokenizer, rows, {**TRAINING, "save_minutes": 0}, store=store).run()
     assert store.latest()[1]["step"] == 11  # every step but the last, after which the checkpoint follows
+
+
+def test_a_state_that_takes_long_to_write_is_written_less_often(monkeypatch):
+    """A step a minute, a state every ten, and two minutes for each: a tenth of the time at most goes into them."""
+    now, control, state = [0.0], SimpleNamespace(), SimpleNamespace(max_steps=1000)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    saving, saved = callbacks.Saving(10, None, SimpleNamespace(signal=None)), []
+    saving.on_train_begin(None, None, None)
+    for state.global_step in range(1, 60):
+        now[0] += 60
+        saving.on_step_end(None, state, control)
+        if control.should_save:
+            saved.append(state.global_step)
+            now[0] += 120
+            saving.on_save(None, state, control)
+    assert saved == [10, 28, 46]
 
 
 def test_signal_handlers_are_put_back():

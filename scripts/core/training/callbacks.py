@@ -32,16 +32,22 @@ class Along(TrainerCallback):
 
 
 class Saving(TrainerCallback):
-    """Saves by clock, by step and on a signal; a signal also ends the training after the save. Ranks do so together."""
+    """Saves by clock, by step and on a signal; a signal also ends the training after the save. Ranks do so together.
+
+    By the clock a tenth of the time goes into saving at most: the state of a 7B model is 40 to 80 GB.
+    """
 
     def __init__(self, minutes, steps, interruption, zero=None):
         self.minutes, self.steps, self.interruption, self.zero = minutes, steps, interruption, zero
+        self.took = 0.0  # seconds that the last save took
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.last = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
-        due = self.minutes is not None and time.monotonic() - self.last >= 60 * self.minutes
+        self.asked = time.monotonic()
+        wait = max(60 * self.minutes, 9 * self.took) if self.minutes else self.minutes
+        due = wait is not None and self.asked - self.last >= wait
         if self.zero:
             number, due = self.zero.largest(self.interruption.signal or 0, due)
             self.interruption.signal = signal.Signals(number) if number else None
@@ -52,3 +58,4 @@ class Saving(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         self.last = time.monotonic()
+        self.took = self.last - self.asked
