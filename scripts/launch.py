@@ -78,23 +78,30 @@ def torchrun(options, environment) -> list[str]:
     return [*command, "-m", options.program, *options.arguments, "--zero", options.zero, "--offload", options.offload]
 
 
-def srun(options, environment) -> list[str]:
-    """The command that starts this launcher once on each node of the job."""
+def srun(options, cores: str | None) -> list[str]:
+    """The command that starts this launcher once on each node of the job, with so many cores (None: srun's default of one)."""
     command = ["srun", "--overlap", f"--nodes={options.nodes}", f"--ntasks={options.nodes}", "--ntasks-per-node=1"]
     command += ["--kill-on-bad-exit=0", "--export=ALL"]  # a node that ends on a signal lets the others save
-    if "SLURM_CPUS_PER_TASK" in environment:
-        command += [f"--cpus-per-task={environment['SLURM_CPUS_PER_TASK']}"]
+    if cores:
+        command += [f"--cpus-per-task={cores}"]
     own = ["--gpus", str(options.gpus), "--nodes", str(options.nodes), "--zero", options.zero, "--offload", options.offload]
     return [*command, sys.executable, "-m", "scripts.launch", "--on-node", *own, options.program, *options.arguments]
 
 
 def first_node(environment) -> str:
-    """The first host of the Slurm job. ValueError outside one."""
-    hosts = environment.get("SLURM_JOB_NODELIST")
-    if not hosts or "SLURM_JOB_ID" not in environment:
+    """The first host of the Slurm job. ValueError outside one.
+
+    Of what Slurm tells a job, Snakemake's plugin (jobstep 0.6) leaves little beside its number in the environment.
+    """
+
+    def said(*command):
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    job = environment.get("SLURM_JOB_ID")
+    hosts = job and (environment.get("SLURM_JOB_NODELIST") or said("squeue", "--noheader", f"--jobs={job}", "--format=%N"))
+    if not hosts:
         raise ValueError("resources.nodes: several nodes need a Slurm job; allowed: 1, or a run with the slurm profile")
-    found = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=True)
-    return found.stdout.split()[0]
+    return said("scontrol", "show", "hostnames", hosts).split()[0]
 
 
 def forward(process, number, through_srun: bool) -> None:
@@ -150,12 +157,13 @@ def launch(options, environment) -> int:
         return run(torchrun(options, environment), environment)
     stage, offload = sharding(options)
     options.zero, options.offload = str(stage), offload
+    cores = environment.get("SLURM_CPUS_PER_TASK") or environment.get("OMP_NUM_THREADS")  # the second is the rule's threads
     threads = max(1, int(environment.get("OMP_NUM_THREADS", options.gpus)) // options.gpus)
     environment = {**environment, "OMP_NUM_THREADS": str(threads)}
     if options.nodes == 1:
         return run(torchrun(options, environment), environment)
     environment["LAUNCH_FIRST_NODE"] = first_node(environment)
-    return run(srun(options, environment), environment, through_srun=True)
+    return run(srun(options, cores), environment, through_srun=True)
 
 
 @process.guarded

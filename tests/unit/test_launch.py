@@ -74,10 +74,18 @@ def test_several_gpus_of_a_machine(started, spec):
     assert environment["OMP_NUM_THREADS"] == "2" and not srun
 
 
-def test_several_nodes_of_a_slurm_job(started, spec, monkeypatch, tmp_path):
+TOLD = {"SLURM_JOB_NODELIST": "gpu[7-8]", "SLURM_CPUS_PER_TASK": "8"}
+
+
+@pytest.mark.parametrize("told", [TOLD, {}])  # by Slurm; what Snakemake's plugin leaves of it
+def test_several_nodes_of_a_slurm_job(started, spec, monkeypatch, tmp_path, told):
     (tmp_path / "scontrol").write_text("#!/bin/sh\n[ \"$*\" = 'show hostnames gpu[7-8]' ] && printf 'gpu7\\ngpu8\\n'\n")
-    (tmp_path / "scontrol").chmod(0o755)
-    slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "gpu[7-8]", "SLURM_CPUS_PER_TASK": "8"}
+    (tmp_path / "squeue").write_text("#!/bin/sh\n[ \"$*\" = '--noheader --jobs=4711 --format=%N' ] && echo 'gpu[7-8]'\n")
+    for name in ("scontrol", "squeue"):
+        (tmp_path / name).chmod(0o755)
+    for name in TOLD:
+        monkeypatch.delenv(name, raising=False)
+    slurm = {"SLURM_JOB_ID": "4711", **told}
     for name, value in {**slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}.items():
         monkeypatch.setenv(name, value)
     assert launch.main(["--gpus", "4", "--nodes", "2", "--zero", "3", "--offload", "cpu", "scripts.unlearn", "--spec", spec]) == 0
