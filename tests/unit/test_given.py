@@ -103,7 +103,11 @@ def test_what_is_left_out_where_weights_were_removed(tmp_path):
         "metrics": {"a": {}, "c": {}},
         "schemes": {"full": {}},
         "keep_checkpoints": "until_evaluated",
+        "unlearning": {},
+        "sweep": [{"corpus": "people", "method": "ga"}],
     }
     assert given.left_out(config) == ["metrics.b", "schemes.x"]
-    assert given.left_out(config | {"keep_checkpoints": "all"}) == []
+    assert given.left_out(config | {"keep_checkpoints": "all"}) == given.left_out(config | {"keep_checkpoints": "last"}) == []
+    along = {"keep_checkpoints": "last", "sweep": [{"checkpoint_at": [1, 2]}]}
+    assert given.left_out(config | along) == ["metrics.b", "schemes.x"]
     assert given.left_out(config | {"results": str(tmp_path / "none")}) == []

@@ -37,17 +37,18 @@ def overlaid(config: dict, given) -> dict:
 def left_out(config: dict) -> list[str]:
     """Metrics and schemes of the results that the resolved `config` leaves out, where that would train models again.
 
-    Snakemake looks through an evaluation that is asked for less, and with `keep_checkpoints: until_evaluated` the weights that this
-    needs are gone.
+    Snakemake looks through an evaluation that is asked for less, and the weights that this needs are gone: all unlearned ones with
+    `keep_checkpoints: until_evaluated`, those of checkpoints along a training with `last`.
     """
+    along = any(block.get("checkpoint_at") for block in (config["unlearning"], *config["sweep"]))
+    if config["keep_checkpoints"] == "all" or (config["keep_checkpoints"] == "last" and not along):
+        return []
     try:
         before = read_json(Path(config["results"]) / "sweep.json")
         parts = {part: before[part].keys() - config[part].keys() for part in ("metrics", "schemes")}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []
-    return sorted(
-        f"{part}.{name}" for part, names in parts.items() for name in names if config["keep_checkpoints"] == "until_evaluated"
-    )
+    return sorted(f"{part}.{name}" for part, names in parts.items() for name in names)
 
 
 def default(project) -> str:
