@@ -67,6 +67,8 @@ def one_line(error: Exception, what: str) -> str:
     """An error of a metric or scheme in one line; one that is not about bad input also prints where it comes from."""
     if isinstance(error, ValueError | OSError):
         return str(error)
+    if line := process.gpu_full(error):
+        return f"{what}: {line}"
     traceback.print_exception(error)
     return f"{what}: {type(error).__name__}: {error}".splitlines()[0]
 

@@ -39,16 +39,22 @@ def guarded(main):
             elif error.errno is not None and error.filename is None:  # the system's, and not about a file
                 raise
         except RuntimeError as error:
-            if "torch" not in sys.modules or not isinstance(error, sys.modules["torch"].OutOfMemoryError):
+            if not (line := gpu_full(error)):
                 raise
-            line = str(error).strip().split("\n", 1)[0]
-            print(f"error: {line}; allowed: what docs/running.md lists under CUDA out of memory", file=sys.stderr)  # by any rank
+            print(f"error: {line}", file=sys.stderr)  # by any rank
             return 1
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {said}", file=sys.stderr)
         return code
 
     return answer
+
+
+def gpu_full(error: Exception) -> str | None:
+    """One line for an error that says that a GPU's memory was too little; None for another error."""
+    if "torch" not in sys.modules or not isinstance(error, sys.modules["torch"].OutOfMemoryError):
+        return None
+    return str(error).strip().split("\n", 1)[0] + "; allowed: what docs/running.md lists under CUDA out of memory"
 
 
 def run(main) -> None:

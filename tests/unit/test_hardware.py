@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scripts import evaluate
 from scripts.core import devices, process
 from scripts.core.training import determinism, runs
 from scripts.core.weights import checkpoints, models, quantization
@@ -128,6 +129,9 @@ def test_too_little_gpu_memory_is_one_line(monkeypatch, capsys):
     text = "CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"
     assert process.guarded(lambda argv: full(torch.OutOfMemoryError, text))([]) == 1
     assert capsys.readouterr().err.startswith("error: CUDA out of memory. Tried to allocate 2.00 GiB.; allowed: what docs/")
+    line = evaluate.one_line(torch.OutOfMemoryError(text), "bnb_nf4 verbmem_f")
+    assert line.startswith("bnb_nf4 verbmem_f: CUDA out of memory. Tried to allocate 2.00 GiB.; allowed: what docs/")
+    assert not capsys.readouterr().err, "no traceback of what is no fault of the code"
     with pytest.raises(RuntimeError, match="another"):
         process.guarded(lambda argv: full(RuntimeError, "another"))([])
 
