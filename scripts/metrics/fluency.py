@@ -12,6 +12,8 @@ import math
 import re
 from collections import Counter
 
+from scripts.metrics._length import check  # noqa: F401 (before any job)
+
 PARAMETERS = {
     "split": {
         "type": "string",

@@ -6,6 +6,8 @@ tokenizers make a token of a space and the word after it, so the space splits wh
 model trained from scratch here has never seen that. `answer_space` chooses.
 """
 
+from scripts.metrics._length import check  # noqa: F401 (before any job)
+
 PARAMETERS = {
     "split": {"type": "string", "enum": ["forget", "retain"], "default": "forget", "description": "whose questions"},
     "shots": {

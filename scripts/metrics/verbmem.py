@@ -6,6 +6,8 @@ sample at temperature 0.9, which `temperature` gives with a seed per example (fr
 had a top_k of 50 by default).
 """
 
+from scripts.metrics._length import check  # noqa: F401 (before any job)
+
 PARAMETERS = {
     "split": {"type": "string", "enum": ["forget", "retain"], "default": "forget", "description": "whose passages"},
     "new_tokens": {

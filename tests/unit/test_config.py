@@ -184,6 +184,11 @@ BAD = {
     "a scheme with too long a name": ("schemes", {"a" * 101: {"kind": "rtn"}}, ["schemes.aaa", "at most 100 characters"]),
     "a batch beyond all bounds": ("unlearning/batch", 10**40, ["unlearning.batch", "≤ 65536"]),
     "a GPU's name that is none": ("resources/gpu_model", "a100; rm", ["resources.gpu_model", "'a100; rm'", "matching"]),
+    "more new tokens than positions": (
+        "metrics/verbmem_f/new_tokens",
+        512,
+        ["metrics.verbmem_f.new_tokens: 512", "below 512, the model's positions"],
+    ),
     "a list for a mapping": ("schemes", ["full"], ["schemes: ['full']", "allowed: mapping"]),
     "results with odd characters": ("results", "my results; rm", ["results", "my results; rm", "matching"]),
     "folder that is none": (
