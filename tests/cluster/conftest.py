@@ -57,3 +57,9 @@ def cluster():
 def bare_cluster():
     """Three nodes without slurmdbd: only squeue knows."""
     yield from running_cluster(memory_mb=8000, accounting=False)
+
+
+@pytest.fixture
+def fresh_cluster():
+    """The same for one test alone: lost nodes leave others drained, as Slurm does where it could not end a job's processes."""
+    yield from running_cluster(memory_mb=8000, accounting=False)

@@ -21,12 +21,12 @@ def commands(cluster):
         path.unlink()
 
 
-def test_the_ranks_of_two_nodes_find_each_other(bare_cluster, tmp_path):
+def test_the_ranks_of_two_nodes_find_each_other(fresh_cluster, tmp_path):
     """The plugin's job step takes Slurm's variables out of the environment, the list of the job's nodes among them."""
     sweep, config = Sweep(tmp_path), micro()
     config["corpora"]["people"]["model"]["pretrain"]["steps"] = 4
     config["resources"] |= {"nodes": 2, "zero": "2", "retries": 0, "save_minutes": 10}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(config))
-    with commands(bare_cluster):
-        sweep.finish(sweep.slurm(bare_cluster, "--until", "base"), LIMIT)
+    with commands(fresh_cluster):
+        sweep.finish(sweep.slurm(fresh_cluster, "--until", "base"), LIMIT)
     assert json.loads((sweep.results / "people/base/outcome.json").read_text())["step"] == 4
