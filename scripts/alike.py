@@ -116,7 +116,7 @@ def entry(row: pd.DataFrame, share: bool) -> str:
     row = row.iloc[0]
     if not share or row.scheme == "full":
         return "–" if np.isnan(row.value) else f"{number(row.value)} [{number(row.low)}, {number(row.high)}]"
-    return "–" if np.isnan(row.R) else f"{100 * row.R:.0f} [{100 * row.R_low:.0f}, {100 * row.R_high:.0f}]"
+    return "–" if np.isnan(row.R) else f"{100 * row.R:z.0f} [{100 * row.R_low:z.0f}, {100 * row.R_high:z.0f}]"
 
 
 def number(value: float) -> str:

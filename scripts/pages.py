@@ -73,7 +73,7 @@ def continuations(read: dict, results: Path) -> str:
         if not all(file.is_file() for file in files):
             continue
         parts = [read_json(file).get("samples") or [] for file in files]
-        gain = f", R = {100 * row.R:.0f} %" if row.R == row.R else ""
+        gain = f", R = {100 * row.R:z.0f} %" if row.R == row.R else ""
         made.append(f"<h3>{html.escape(row.run)} under {html.escape(row.scheme)}{gain}</h3><table class=texts><tr><th>prompt")
         made.append(f"<th>target, full<th>unlearned, full<th>unlearned, {html.escape(row.scheme)}<th>truth</tr>")
         for one in list(zip(*parts, strict=False))[:PASSAGES]:

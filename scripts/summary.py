@@ -55,7 +55,7 @@ def percent(row) -> str:
     """A recovery in percent with its interval, or "–" where it is undefined."""
     if row is None or row.R != row.R:
         return "–"
-    return f"{100 * row.R:.0f} % [{100 * row.R_low:.0f}, {100 * row.R_high:.0f}]"
+    return f"{100 * row.R:z.0f} % [{100 * row.R_low:z.0f}, {100 * row.R_high:z.0f}]"
 
 
 @process.guarded

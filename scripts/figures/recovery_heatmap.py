@@ -84,9 +84,9 @@ def number(row, intervals: bool) -> tuple[dict, dict, str]:
     """(look of the cell, look of its text, text) of a recovery; with its interval where there is room."""
     colour = COLOURS((max(-1.0, min(1.0, row.R)) + 1) / 2)
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 0.5
-    words = f"{100 * row.R:.0f}"
+    words = f"{100 * row.R:z.0f}"
     if intervals and row.R_low == row.R_low:
-        words += f"\n[{100 * row.R_low:.0f}, {100 * row.R_high:.0f}]"
+        words += f"\n[{100 * row.R_low:z.0f}, {100 * row.R_high:z.0f}]"
     look = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.6}
     return look, {"color": "white" if dark else style.INK}, words.replace("-", "−")
 

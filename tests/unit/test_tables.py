@@ -1,10 +1,13 @@
 """Tables that another version wrote: what they lack is empty, or one line says which file lacks what and how it is made anew."""
 
+from types import SimpleNamespace
+
 import pytest
 from figure_tables import MADE
 
 from scripts import alike, draw, pages, paper_tables, predict, schemes, summary
 from scripts.core.analysis import tables
+from scripts.figures import recovery_heatmap
 
 
 def write(folder, drop, name: str = "scores") -> None:
@@ -80,3 +83,9 @@ def test_a_table_that_is_not_there_stops_only_the_figures_that_read_it(tmp_path,
 def test_what_is_no_table_is_named(tmp_path, capsys, text):
     (tmp_path / "scores.csv").write_text(text)
     assert "scores.csv' is not readable as a table (" in refused(lambda: summary.main(["--tables", str(tmp_path)]), capsys)
+
+
+def test_a_recovery_that_rounds_to_nothing_has_no_sign():
+    row = SimpleNamespace(R=-0.002, R_low=-0.125, R_high=-0.0004)
+    assert summary.percent(row) == "0 % [-12, 0]"
+    assert recovery_heatmap.number(row, intervals=True)[2] == "0\n[−12, 0]"

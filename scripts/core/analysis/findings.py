@@ -78,7 +78,7 @@ def returned(back: pd.DataFrame) -> str:
     where = f"{clear} of {counted(len(defined), 'cell')} (R of VerbMem, its 95 % interval above 0)"
     return (
         f"Quantization gives back forgotten text in {where}; most in {top.method}_{top.regularizer}{precision} under {top.scheme}: "
-        f"{100 * top.R:.0f} % [{100 * top.R_low:.0f}, {100 * top.R_high:.0f}]."
+        f"{100 * top.R:z.0f} % [{100 * top.R_low:z.0f}, {100 * top.R_high:z.0f}]."
     )
 
 
@@ -90,7 +90,7 @@ def weights(back: pd.DataFrame, scheme: str) -> str:
         where = f" under {scheme}" if scheme else ""
         few = f"recovery of VerbMem has values{where} for fewer than two precisions"
         return f"Whether the precision of the weights matters can't be told: {few}."
-    parts = [f"{100 * part.median():.0f} % with {name} weights ({counted(len(part), 'cell')})" for name, part in groups]
+    parts = [f"{100 * part.median():z.0f} % with {name} weights ({counted(len(part), 'cell')})" for name, part in groups]
     return f"Under {scheme} the median recovery of VerbMem is {' and '.join(parts)}."
 
 
