@@ -5,13 +5,19 @@ from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["recovery"]
+NAMES = {"verbmem": "VerbMem", "knowmem": "KnowMem", "perplexity": "the forget set's likelihood"}
+STEP = 0.07  # octaves between the marks of two schemes at one width
 
 
 def draw(tables_):
-    """Figure of `tables_["recovery"]`; one panel per family and precision of weights, x hidden size (log), y R (%)."""
+    """Figure of `tables_["recovery"]`; one panel per family and precision of weights, x hidden size (log), y R (%).
+
+    Each model is a mark; a line joins the means of the widths. R is of VerbMem, or of KnowMem or the likelihood of the forget set
+    where more models have that.
+    """
     rows = panels.unlearned(tables_["recovery"])
-    metrics = panels.forget_metrics(rows)[:1]
-    rows = rows[rows.metric.isin(metrics) & (rows.checkpoint == "")]  # two marks of one width would join to a line
+    rows = rows[rows.checkpoint == ""]  # two checkpoints of one model would be two marks
+    rows = rows[rows.metric == most_defined(rows)]
     widths = {key: float(row.hidden) for key, row in zip(panels.key_column(rows), rows.itertuples(), strict=True) if known(row)}
     if len(set(widths.values())) < 2:
         return style.empty(panels.NOTHING.format("no unlearned models of two hidden sizes"))
@@ -32,23 +38,36 @@ def draw(tables_):
         axis.minorticks_off()
         axis.tick_params(labelbottom=True)
         axis.set_xlabel("hidden size")
-        axis.set_ylim(-110, 150)
+    bottom, top = axes[0, 0].get_ylim()
+    axes[0, 0].set_ylim(max(bottom, -110), min(top, 150))
     for row in axes:
-        row[0].set_ylabel("recovery R of VerbMem (%)" if rows.kind.iloc[0] == "verbmem" else "recovery R (%)")
+        row[0].set_ylabel(f"recovery R of {NAMES[rows.kind.iloc[0]]} (%)")
     style.legend(figure, [style.handle(name, linestyle="-", **look) for name, look in looks.items()])
     absent = [(key, scheme, row) for (key, scheme), row in found.items() if scheme != "full" and not panels.recovers(row)]
     style.note(figure, [panels.whiskers(rows), *(f"{key.corpus}, {scheme}: {row.R_reason}" for key, scheme, row in absent)])
     return figure
 
 
+def most_defined(rows) -> str | None:
+    """The forget metric that has an R in most rows; the first of those that have it equally often."""
+    names = [*panels.forget_metrics(rows), tables.metric(rows, "perplexity", "forget")]
+    return max(filter(None, names), key=lambda name: rows.R[rows.metric == name].notna().sum(), default=None)
+
+
 def panel(axis, widths: dict, found: dict, looks: dict) -> None:
     """R of one family against the width, a line per scheme. widths: {key: hidden size}; found: {(key, scheme): row}."""
-    for scheme, look in looks.items():
-        points = sorted((width, found[key, scheme]) for key, width in widths.items() if panels.recovers(found.get((key, scheme))))
+    for number, (scheme, look) in enumerate(looks.items()):
+        aside = 2 ** (STEP * (number - (len(looks) - 1) / 2))
+        points = [(width, found[key, scheme]) for key, width in widths.items() if panels.recovers(found.get((key, scheme)))]
         axis.errorbar(
-            [x for x, _ in points], [100 * row.R for _, row in points], **look,
-            yerr=panels.recovery_arms([row for _, row in points]), elinewidth=0.5, capsize=1.5, label=f"_{scheme}",
+            [aside * width for width, _ in points], [100 * row.R for _, row in points], **look, linestyle="none", markersize=3,
+            yerr=panels.recovery_arms([row for _, row in points]), elinewidth=0.5, capsize=1, label=f"_{scheme}",
         )  # fmt: skip
+        levels = {
+            width: [100 * row.R for other, row in points if other == width] for width in sorted({width for width, _ in points})
+        }
+        means = [sum(level) / len(level) for level in levels.values()]
+        axis.plot([aside * width for width in levels], means, color=look["color"], label=f"_mean {scheme}")
     axis.axhline(0, color=style.INK, linewidth=0.5, zorder=1)
 
 

@@ -172,14 +172,32 @@ def test_a_masks_name_holds_its_percentile(settings, called):
 
 
 def test_recovery_by_width_plots_hidden_sizes():
-    made = make([("npo", "gdr", "bf16")], corpora=("w1", "w2", "w3"), diverged=())
-    made["recovery"]["hidden"] = made["recovery"].corpus.map({"w1": "64", "w2": "128", "w3": "256"})
+    made = make([("npo", "gdr", "bf16")], corpora=("w1", "w2", "w3", "w3b"), diverged=())
+    made["recovery"]["hidden"] = made["recovery"].corpus.map({"w1": "64", "w2": "128", "w3": "256", "w3b": "256"})
     axis = drawn("recovery_by_width", made).axes[0]
     rows = made["recovery"]
     for scheme in SCHEMES[1:]:
-        wanted = rows[(rows.scheme == scheme) & (rows.metric == "verbmem_f")]
-        points = bars(axis, f"_{scheme}")
-        assert [x for x, _ in points] == [64, 128, 256] and [y for _, y in points] == pytest.approx(list(100 * wanted.R))
+        wanted = list(100 * rows[(rows.scheme == scheme) & (rows.metric == "verbmem_f")].R)
+        points = sorted((round(np.log2(x)), y) for x, y in bars(axis, f"_{scheme}"))
+        assert [x for x, _ in points] == [6, 7, 8, 8]
+        assert [y for _, y in points] == pytest.approx([*wanted[:2], *sorted(wanted[2:])])
+        (line,) = [line for line in axis.lines if line.get_label() == f"_mean {scheme}"]
+        assert list(line.get_ydata()) == pytest.approx([wanted[0], wanted[1], (wanted[2] + wanted[3]) / 2])
+
+
+def test_recovery_by_width_shows_the_metric_that_most_models_have():
+    made = make([("npo", "gdr", "bf16")], corpora=("w1", "w2", "w3"), diverged=())
+    rows = made["recovery"]
+    rows["hidden"] = rows.corpus.map({"w1": "64", "w2": "128", "w3": "256"})
+    rows.loc[(rows.metric == "verbmem_f") & (rows.corpus != "w1"), "R"] = np.nan
+    likely = rows[rows.metric == "knowmem_f"].assign(metric="ppl_f", kind="perplexity")
+    rows.loc[(rows.metric == "knowmem_f") & (rows.corpus == "w2"), "R"] = np.nan
+    assert drawn("recovery_by_width", made).axes[0].get_ylabel() == "recovery R of KnowMem (%)"
+    made["recovery"] = pd.concat([rows, likely])
+    axis = drawn("recovery_by_width", made).axes[0]
+    assert axis.get_ylabel() == "recovery R of the forget set's likelihood (%)"
+    wanted = likely[likely.scheme == "bnb_fp4"]
+    assert [y for _, y in bars(axis, "_bnb_fp4")] == pytest.approx(list(100 * wanted.R))
 
 
 def test_over_training_draws_every_checkpoint_at_its_step():
