@@ -96,10 +96,10 @@ class Tensors:
     """The tensors of a checkpoint, whole or kept as a difference, read one at a time as fp32."""
 
     def __init__(self, checkpoint: Path):
-        from scripts.core.weights import delta
+        from scripts.core.weights import checkpoints
         from scripts.core.weights.quantization import parameters, tensors_on_disk
 
-        self.source = delta.Delta(checkpoint) if delta.is_packed(checkpoint) else delta.Weights(checkpoint)
+        self.source = checkpoints.reader(checkpoint)
         self.headers = parameters(tensors_on_disk(checkpoint))
 
     def names(self) -> set[str]:

@@ -20,13 +20,29 @@ TRAINING = ["store"]
 
 
 def combine(target, reinforced, folder, store="bf16", alpha=1.0) -> None:
-    """Write the model to `folder` from the checkpoint folders of target and reinforced model; store: "bf16" or "fp32"."""
+    """Write the model to `folder` from the checkpoint folders of target and reinforced model; store: "bf16" or "fp32".
+
+    In memory are the model as it is stored and one of its tensors as float32.
+    """
     import torch
 
     from scripts.core.weights import models
 
-    model, other = models.load_model(target, "fp32"), models.load_model(reinforced, "fp32")
+    model = models.load_model(target, store)
+    names = {name for name, _ in model.named_parameters()}
+    old, other = weights(target, names), weights(reinforced, names)
     with torch.no_grad():
-        for p, q in zip(model.parameters(), other.parameters(), strict=True):
-            p.copy_(p - alpha * (q - p))
+        for name, p in model.named_parameters():
+            start = old(name)
+            p.copy_(start - alpha * (other(name) - start))
     models.save_checkpoint(model, models.load_tokenizer(target), folder, store)
+
+
+def weights(checkpoint, names: set[str]):
+    """Function of a name that gives this tensor of a checkpoint folder as float32, for the names that its model has."""
+    from scripts.core.weights import checkpoints, models, quantization
+
+    if names <= quantization.tensors_on_disk(checkpoint).keys():
+        source = checkpoints.reader(checkpoint)
+        return lambda name: source.tensor(name).float()
+    return dict(models.load_model(checkpoint, "fp32").named_parameters()).__getitem__  # its files name them otherwise

@@ -2,10 +2,12 @@
 
 import copy
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from scripts.core import registry, storage
 from scripts.core.evaluation import engine, logprob
@@ -170,6 +172,30 @@ def test_task_vector_walks_away_from_the_reinforced_model(checkpoints, tmp_path)
         torch.testing.assert_close(p, 1.5 * target[name] - 0.5 * reinforced[name], rtol=1e-6, atol=1e-6)
         if p.ndim > 1:
             assert not torch.equal(p, target[name])
+
+
+@pytest.mark.parametrize("store", ["bf16", "fp32"])
+def test_task_vector_loads_one_model_in_the_type_that_is_written(checkpoints, tokenizer, tmp_path, monkeypatch, store):
+    """Tensor by tensor in float32: never two models, nor one that takes more than what is stored."""
+    folders, asked, load = [checkpoints[0], tmp_path / "bf16"], [], models.load_model
+    models.save_checkpoint(llama(tokenizer, 4), tokenizer, folders[1], "bf16")
+    monkeypatch.setattr(models, "load_model", lambda source, dtype: asked.append((source, dtype)) or load(source, dtype))
+    registry.load("methods", "task_vector").combine(*folders, tmp_path / "out", store=store, alpha=0.7)
+    assert asked == [(folders[0], store)]
+    p, q, found = (dict(load(folder).named_parameters()) for folder in (*folders, tmp_path / "out"))
+    for name in p:
+        assert torch.equal((p[name] - 0.7 * (q[name] - p[name])).to(models.DTYPES[store]).float(), found[name]), name
+
+
+def test_task_vector_reads_files_that_name_tensors_otherwise(checkpoints, tmp_path):
+    """Those of a decoder without its head's prefix, as transformers reads them."""
+    combine = registry.load("methods", "task_vector").combine
+    shutil.copytree(checkpoints[1], tmp_path / "renamed")
+    file = tmp_path / "renamed/model.safetensors"
+    save_file({name.removeprefix("model."): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    for name, reinforced in (("usual", checkpoints[1]), ("other", tmp_path / "renamed")):
+        combine(checkpoints[0], reinforced, tmp_path / name)
+    assert models.weights_digest(tmp_path / "usual") == models.weights_digest(tmp_path / "other")
 
 
 def test_whp_lowers_what_the_reinforced_model_says_more_readily(checkpoints, tokenizer, tmp_path):

@@ -72,7 +72,7 @@ rule combine:
         "../../envs/train.yaml"
     threads: config["resources"]["threads"]
     resources:
-        mem_mb=mem_mb(10),
+        mem_mb=mem_mb(5),  # the model that is written, fp32 at most, and some tensors
         runtime=runtime(0.2),
         store=config["store_checkpoints"],
     params:

@@ -23,6 +23,11 @@ def causal_lm(folder, **options):
     return model
 
 
+def reader(folder) -> delta.Delta | delta.Weights:
+    """What gives a tensor of a checkpoint folder by its name in the files, `.tensor(name)`; the others stay on disk."""
+    return delta.Delta(folder) if delta.is_packed(folder) else delta.Weights(folder)
+
+
 def restore(folder, out) -> None:
     """Copy a checkpoint folder, and folders below it, into the empty folder `out`; weights become whole files."""
     for path in sorted(Path(folder).rglob("*")):  # one by one: copytree goes on when the disk is full, and tells it of each file
