@@ -3,7 +3,7 @@
 For one unlearned run against its target, one tensor at a time: which weights moved and how far, and for each scheme how many
 codes change, how much of the update survives and in which direction (formulas: scripts/core/weights/update.py, docs/mechanism.md).
 With --corpus, also how much of the update's first-order effect on the forget loss survives; that takes one backward pass of
-the unlearned model over the forget set, and memory for it. Without, a few GB do for any model.
+the unlearned model over the forget set, and memory for weights and an fp32 gradient. Without, a few GB do for any model.
 
 What was computed for a scheme is kept while run, target and scheme are the same. (The program is not called `inspect`: started by
 its path, a file of that name would hide Python's own module.)
@@ -141,7 +141,7 @@ def forget_gradient(run: Path, corpus: Path) -> dict:
     """{tensor name: fp32 ∂L/∂w} at the unlearned model; L is the mean cross-entropy over the forget set's training chunks."""
     import torch
 
-    from scripts.core.training import batching, losses, runs, saliency
+    from scripts.core.training import batching, hyperparameters, losses, runs, saliency
     from scripts.core.training.determinism import deterministic
     from scripts.core.weights import models
     from scripts.core.weights.quantization import load_model
@@ -149,6 +149,7 @@ def forget_gradient(run: Path, corpus: Path) -> dict:
     deterministic()
     spec = read_json(run / "spec.json")
     model = load_model(run / "checkpoint", "cuda" if torch.cuda.is_available() else "cpu").requires_grad_(True)
+    model.activation_checkpointing_enable(hyperparameters.RECOMPUTING)  # beside the sums of a large model little room is left
     tokenizer = models.load_tokenizer(run / "checkpoint")
     rows = batching.chunks(runs.read_texts(corpus, "forget"), tokenizer, spec["corpus"]["max_length"])
     data = batching.ForgetRetainDataset(rows)

@@ -93,6 +93,15 @@ def test_gradient_is_that_of_the_forget_loss(results):
         assert torch.allclose(found[name], parameter.grad, atol=1e-6), name
 
 
+def test_gradient_computes_the_layers_again_instead_of_keeping_them(results, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    forward, calls = LlamaMLP.forward, []
+    monkeypatch.setattr(LlamaMLP, "forward", lambda layer, x: calls.append(len(x)) or forward(layer, x))
+    mechanism.forget_gradient(results / "run", results / "corpus")
+    assert len(calls) == 2 * 2  # layers of the model, batches of one
+
+
 def test_runs_without_weights_of_their_own(results, tmp_path):
     for name in ("diverged", "pair"):
         (tmp_path / name / "checkpoint").mkdir(parents=True)

@@ -71,6 +71,17 @@ def test_modules_are_ranked_by_the_norm_over_the_whole_forget_set():
     assert 0 < len(trained) < len(expected)
 
 
+def test_one_gradient_is_alive_at_a_time_beside_the_sums():
+    model, alive = models.build_model(SHAPE, Vocabulary()), []
+    for p in model.parameters():  # these hooks run before the one that takes the gradient away
+        p.register_post_accumulate_grad_hook(lambda _: alive.append(sum(q.grad is not None for q in model.parameters())))
+    batches = [batching.collate([batching.ForgetRetainDataset(rows(1))[i]])["forget"] for i in (0, 1)]
+    found = saliency.forget_gradient(model, batches, lambda model, batch: losses.cross_entropy(losses.forward(model, batch), batch))
+    assert alive == [1] * 2 * len(found) and all(p.grad is None for p in model.parameters())
+    list(model.parameters())[0].sum().backward()
+    assert next(model.parameters()).grad is not None  # no hook is left
+
+
 @pytest.mark.parametrize("percentile, share", [(0, 1.0), (100, 1 / 21)])
 def test_percentiles_at_the_ends(percentile, share):
     _, mask = make("module", percentile=percentile)

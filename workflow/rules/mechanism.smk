@@ -25,7 +25,7 @@ rule mechanism:
         "../../envs/train.yaml"
     threads: config["resources"]["threads"]
     resources:
-        mem_mb=mem_mb(12 if weigh else 2),
+        mem_mb=mem_mb(10 if weigh else 2),  # on a CPU the weights and the sums of gradients are fp32
         runtime=runtime(0.3),
         gpu=min(1, config["resources"]["gpus"]) if weigh else 0,
         gpu_model=GPU_MODEL if weigh else "",

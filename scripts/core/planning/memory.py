@@ -17,8 +17,7 @@ Bytes per GPU, for N weights of which n are trained, on R GPUs, b bytes per weig
   step         instead of activations and logits: float32 copies in a step, 16 bytes of each of at most 2²⁶ bfloat16 weights;
                under ZeRO also the gradient that is stepped, n·b/R
   mask         SURE's pass over the forget set before the first step, instead of what stands above but weights and reference:
-               float32 sums of all gradients, 4·N, whole on every GPU, and what a batch keeps, or its gradients, N·b, that grow as
-               it goes
+               float32 sums of all gradients, 4·N, whole on every GPU, and what a batch keeps; a gradient goes as it comes
   reserve      CUDA context, kernels' workspaces and communication buffers
 
 Terms run backward one after the other, so one term's activations are alive at a time; with a single term and no accumulation the
@@ -269,7 +268,7 @@ class _Case:
     def mask(self) -> float:
         if not self.training.masked:
             return 0.0
-        return 4 * self.all + max(self.all * self.held, self.activations() + self.logits())
+        return 4 * self.all + self.activations() + self.logits()
 
 
 def plan(shape: Shape, training: Training, gpus: int = 1, zero: int = 0, offload: str = "none", reserve: float = RESERVE) -> dict:

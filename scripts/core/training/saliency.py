@@ -85,6 +85,7 @@ def forget_gradient(model, batches, loss, autocast=nullcontext, zero=None) -> di
     device, count, training = next(model.parameters()).device, 0, model.training
     model.train()
     sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in model.named_parameters()}
+    taken = [p.register_post_accumulate_grad_hook(_into(sums[name])) for name, p in model.named_parameters() if p.requires_grad]
     for batch in batches:
         weight, count = len(batch["index"]), count + len(batch["index"])
         if zero:
@@ -94,16 +95,24 @@ def forget_gradient(model, batches, loss, autocast=nullcontext, zero=None) -> di
         with autocast():
             value = loss(model, batch)
         (value * weight).backward()
-        for name, p in model.named_parameters():
-            if p.grad is not None:
-                sums[name] += p.grad
-        model.zero_grad(set_to_none=True)
+    for hook in taken:
+        hook.remove()
     model.train(training)
     for name, total in sums.items():
         total.div_(count)
         if zero:  # one by one: a second set of float32 gradients need not fit
             sums[name] = zero.mean(total)
     return sums
+
+
+def _into(total: torch.Tensor):
+    """Hook of a parameter whose gradient of a backward pass is whole: add it, and let it go, so that one is alive at a time."""
+
+    def take(p):
+        total.add_(p.grad)
+        p.grad = None
+
+    return take
 
 
 def mask_of(model, batches, loss, kind: str, percentile: float, autocast=nullcontext, zero=None) -> Mask:
