@@ -1,10 +1,11 @@
-"""What is given to a sweep: keys that stand twice in a file, and values on the command line."""
+"""What is given to a sweep: keys that stand twice in a file, entries that a later file drops, values on the command line."""
 
 from pathlib import Path
 
 import pytest
 
 from scripts.core.planning import given, sweep
+from scripts.core.planning.checking import ConfigError
 from scripts.core.storage import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -111,3 +112,15 @@ def test_what_is_left_out_where_weights_were_removed(tmp_path):
     along = {"keep_checkpoints": "last", "sweep": [{"checkpoint_at": [1, 2]}]}
     assert given.left_out(config | along) == ["metrics.b", "schemes.x"]
     assert given.left_out(config | {"results": str(tmp_path / "none")}) == []
+
+
+def test_a_later_file_drops_what_an_earlier_one_names(tmp_path):
+    """`false` for a corpus, scheme or metric; null stays the short form of an entry without parameters."""
+    later = tmp_path / "later.yaml"
+    later.write_text("metrics: {knowmem_f: false, privleak: null}\nschemes: {bnb_fp4: false}\n")
+    plan = sweep.read(ROOT / "config.yaml", later)
+    assert set(plan.config["metrics"]) == {"verbmem_f", "knowmem_r", "privleak"}
+    assert set(plan.config["schemes"]) == {"full", "bnb_int8", "bnb_nf4", "rtn_int4_g128"}
+    later.write_text("schemes: {full: false, bnb_int8: false, bnb_fp4: false, bnb_nf4: false, rtn_int4_g128: false}\n")
+    with pytest.raises(ConfigError, match="^schemes: {} is not allowed"):
+        sweep.read(ROOT / "config.yaml", later)

@@ -44,7 +44,7 @@ def resolve(config: dict) -> dict:
     """
     top = {name: part for name, part in schema()["properties"].items()}
     plain = {name: {k: v for k, v in part.items() if k not in ("additionalProperties", "$ref")} for name, part in top.items()}
-    config = check_object(config, plain, "", schema()["required"])
+    config = check_object(chosen(config), plain, "", schema()["required"])
     config["corpora"] = {name: corpus(entry, name) for name, entry in config["corpora"].items()}
     for part, room in ROOMS.items():
         config[part] = {name: plugin(entry, name, part, room) for name, entry in config[part].items()}
@@ -57,6 +57,14 @@ def resolve(config: dict) -> dict:
     check_full(config["schemes"])
     config["results"] = os.path.normpath(config["results"])  # ./results and results/ are one folder, to Snakemake's records too
     return config
+
+
+def chosen(config) -> dict:
+    """The configuration without the corpora, schemes and metrics that are `false`: so a file drops what one below it names."""
+    if not isinstance(config, dict):
+        return config
+    named = {part: config[part] for part in ("corpora", *ROOMS) if isinstance(config.get(part), dict)}
+    return config | {part: {name: entry for name, entry in found.items() if entry is not False} for part, found in named.items()}
 
 
 def lean(training: dict) -> dict:
