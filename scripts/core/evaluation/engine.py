@@ -4,9 +4,9 @@ Metrics see this one object, so batching, caches and devices are settled in one 
 asked, not before: metrics are also imported to rescore files, without a model.
 """
 
-import sys
 from pathlib import Path
 
+from scripts.core import progress
 from scripts.core.storage import read_json
 
 
@@ -58,7 +58,7 @@ class Engine:
         def stopped(continuations):
             return [any(word in text for word in stop) for text in self.decode(continuations)]
 
-        with self._bar(len(prompts), "generation") as bar:
+        with progress.bar(len(prompts), "text", "generation", quiet=self.quiet) as bar:
             ids = generation.generate(
                 self.model,
                 self.encode(prompts),
@@ -86,13 +86,8 @@ class Engine:
         from scripts.core.evaluation.logprob import token_logprobs
 
         pad = self.tokenizer.pad_token_id or 0
-        with self._bar(len(ids), "log-probabilities") as bar:
+        with progress.bar(len(ids), "text", "log-probabilities", quiet=self.quiet) as bar:
             return token_logprobs(self.model, ids, self.batch_tokens, pad, bar.update)
-
-    def _bar(self, total: int, what: str):
-        from tqdm import tqdm
-
-        return tqdm(total=total, desc=what, file=sys.stderr, mininterval=2, disable=self.quiet)
 
 
 def before(text: str, stop) -> str:

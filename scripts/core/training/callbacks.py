@@ -1,19 +1,25 @@
-"""What happens between the steps of a training: a bar, checkpoints along it, saved states."""
+"""What happens between the steps of a training: how far it is, checkpoints along it, saved states."""
 
 import signal
 import time
 
-from tqdm import tqdm
 from transformers.trainer_callback import TrainerCallback
+
+from scripts.core import progress
 
 
 class Progress(TrainerCallback):
-    """A bar on stderr that redraws once a second at most."""
+    """Steps on stderr, with the last loss that was read from the device. history: function that returns the trainer's."""
+
+    def __init__(self, history):
+        self.history = history
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", mininterval=1.0)
+        self.bar = progress.bar(state.max_steps, "step", initial=state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
+        if history := self.history():
+            self.bar.set_postfix(loss=history[-1]["total"], refresh=False)
         self.bar.update(1)
 
     def on_train_end(self, args, state, control, **kwargs):

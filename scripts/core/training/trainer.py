@@ -66,7 +66,7 @@ class RunTrainer(Trainer):
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         if zero is None or zero.first:
-            self.add_callback(Progress())
+            self.add_callback(Progress(lambda: self.history))
         self.points = None
         if store:
             self.add_callback(Saving(training["save_minutes"], training["save_steps"], self.interruption, zero))
