@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts import calibration_effect
+from scripts import calibration_effect, passages
 from scripts.core import registry
 from scripts.core.planning import config as configuration
 from scripts.core.planning import grid
@@ -13,7 +13,7 @@ from scripts.core.planning.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 BELOW = {"news": "config.yaml", "books": "config.yaml", "sure": "config.yaml", "controls": "profiles/demo/sweep.yaml"}
-BELOW |= dict.fromkeys(("widths", "schemes", "calibration", "cure", "steps", "targets"), "profiles/demo/sweep.yaml")
+BELOW |= dict.fromkeys(("widths", "schemes", "calibration", "cure", "steps", "targets", "passages"), "profiles/demo/sweep.yaml")
 BELOW["seven_b"] = "config.yaml"
 
 
@@ -64,6 +64,18 @@ def test_targets_are_the_demos_but_for_their_seed():
     assert not plan.config["corpora"]
     along = [run for run in plan.runs.values() if run.stage == "unlearn" and run.point]
     assert len(unlearned(plan)) == 9 + len(along) and len(along) == 27
+
+
+def test_passages_are_unlearned_from_three_targets_under_the_demos_schemes():
+    plan = laid_over("passages")
+    targets = {name: plan.config["corpora"][name] for name in ("news", "news2", "news3")}
+    assert [entry["model"].pop("seed", 0) for entry in targets.values()] == [0, 1, 2]
+    assert targets["news"] == targets["news2"] == targets["news3"]
+    # Passages have no questions: scripts/passages.py writes these tasks, and raw/retain1 for retain text.
+    assert set(targets["news"]["splits"]) == {*passages.SPLITS, "retain1", "pretrain"} - {"retain"}
+    assert not any(metric["kind"] == "knowmem" for metric in plan.config["metrics"].values())
+    cells = [(s["method"]["name"], s["training"]["weights"], s["training"]["lr"]) for s in unlearned(plan)]
+    assert len(set(cells)) == 6 and {cells.count(cell) for cell in cells} == {6, 9, 12}  # three targets, 2 to 4 checkpoints each
 
 
 def test_controls_vary_one_ingredient_at_a_time():
