@@ -1,7 +1,8 @@
 """What a sweep will cost before it starts: cells, trainings, evaluations, disk, GPU hours.
 
-Times come from the benchmarks that Snakemake recorded in the results folder, where there are any of the same kind for the same
-corpus; else from the assumptions printed with the table (`resources.hours_per_billion`, evaluation at a tenth of it per scheme).
+Times come from the benchmarks that Snakemake recorded in the results folder: those of the same kind for the same corpus, else for
+another corpus, scaled by the size of the model; else from the assumptions printed with the table (`resources.hours_per_billion`,
+evaluation at a tenth of it per scheme).
 Disk is what the kept checkpoints take, by their number of weights and stored precision.
 """
 
@@ -40,7 +41,12 @@ def hours(corpus: str, kind: str, plan, measured) -> tuple[float, str]:
     seconds = measured.get((corpus, kind))
     if seconds:
         return sum(seconds) / len(seconds) / 3600, f"mean of {len(seconds)} recorded"
-    size = billions(plan.config["corpora"][corpus]["model"])
+    sizes = {name: billions(entry["model"]) for name, entry in plan.config["corpora"].items()}
+    size = sizes[corpus]
+    others = {name: found for (name, other), found in measured.items() if other == kind and name in sizes}
+    if others:
+        each = [size / sizes[name] * sum(found) / len(found) for name, found in others.items()]
+        return sum(each) / len(each) / 3600, f"scaled from {', '.join(others)}"
     per_training = plan.config["resources"]["hours_per_billion"] * size
     return per_training * (EVALUATION_SHARE if kind in ("evaluate", "quantize") else 1), "assumed"
 

@@ -108,6 +108,19 @@ def test_plan_counts_jobs_and_states_where_hours_come_from(tmp_path, monkeypatch
     assert rows["people", "evaluate"][2] == "6" and rows["people", "evaluate"][-1] == "assumed"
 
 
+def test_hours_of_another_corpus_are_scaled_by_the_size_of_the_model(tmp_path, monkeypatch):
+    corpora = MICRO["corpora"] | {"larger": copy.deepcopy(MICRO["corpora"]["people"])}
+    corpora["larger"]["model"]["layers"] *= 3
+    plan = make(tmp_path, monkeypatch, corpora=corpora)
+    sizes = {name: configuration.billions(entry["model"]) for name, entry in plan.config["corpora"].items()}
+    measured = {("people", "unlearn"): [3600, 7200], ("gone", "unlearn"): [1e9], ("gone", "base"): [1e9]}
+    each, source = costs.hours("larger", "unlearn", plan, measured)
+    assert sizes["larger"] > 1.2 * sizes["people"] and source == "scaled from people"
+    assert each == pytest.approx(1.5 * sizes["larger"] / sizes["people"])
+    assert costs.hours("people", "unlearn", plan, measured) == (1.5, "mean of 2 recorded")
+    assert costs.hours("larger", "base", plan, measured)[1] == "assumed"
+
+
 def test_files_are_laid_over_one_another(tmp_path, monkeypatch):
     make(tmp_path, monkeypatch)
     more = {"results": "elsewhere", "schemes": {"rtn_int3": {"kind": "rtn", "bits": 3}}, "sweep": MICRO["sweep"][:1]}
