@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scripts.core import storage
 from scripts.core.training import batching, hyperparameters, losses, precision, saliency, unlearner
@@ -162,6 +163,42 @@ def test_rows_chosen_in_each_step_get_the_gradient_of_all_terms_and_batches():
     for run in (of_all, of_rows):
         run.run()
     assert [s["grad_norm"] for s in of_rows.history] == pytest.approx([s["grad_norm"] for s in of_all.history], rel=1e-4)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a host wait for a GPU: answers whose size depends on numbers, and numbers that are read."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name, indices = function.overloadpacket.__name__, args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ()
+        masks = name.startswith("index") and any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in indices)
+        self.count += name in ("nonzero", "_local_scalar_dense") or masks
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind, allowed", [("row-fixed", 2), ("row-step", 3)])
+def test_a_step_of_rows_waits_for_the_device_as_often_however_many_tensors_there_are(kind, allowed, monkeypatch):
+    run, found = make(kind, max_steps=2)[0], []
+    waits, cpu, tolist, step = Waits(), torch.Tensor.cpu, torch.Tensor.tolist, PrecisionAdamW.step
+
+    def told(tensor, read):
+        waits.count += 1  # a transfer, which a CPU does without
+        return read(tensor)
+
+    def measured(work, *arguments):
+        with monkeypatch.context() as patch, waits:
+            patch.setattr(torch.Tensor, "cpu", lambda tensor: told(tensor, cpu))
+            patch.setattr(torch.Tensor, "tolist", lambda tensor: told(tensor, tolist))
+            waits.count = 0
+            work(*arguments)
+            found.append(waits.count)
+
+    before = run.before_step
+    run.before_step = lambda: measured(before)
+    monkeypatch.setattr(PrecisionAdamW, "step", lambda optimizer, closure=None: measured(step, optimizer, closure))
+    run.run()
+    assert [sum(found[i : i + 2]) for i in (0, 2)] == [allowed] * 2 and len(list(run.model.parameters())) > allowed
 
 
 def test_optimiser_steps_rows_as_it_steps_tensors():

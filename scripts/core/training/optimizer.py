@@ -19,6 +19,8 @@ equal on every device, and exact when a run is resumed. Source of AdamW: Loshchi
 1711.05101), algorithm 2.
 """
 
+from itertools import accumulate
+
 import torch
 
 WEIGHTS = ("bf16", "bf16_stochastic", "fp32")
@@ -64,6 +66,16 @@ def round_stochastically(values: torch.Tensor, seed: int, step: int, tensor: int
     # probability.
     bits = (values.contiguous().view(torch.int32) + noise) & _signed(0xFFFF0000)
     return bits.view(torch.float32)
+
+
+def indices(masks: dict) -> dict:
+    """{key: numbers of the rows that are True} of {key: bool (rows,)}; a GPU is waited for twice, however many masks there are."""
+    if not masks:
+        return {}
+    together = torch.cat(list(masks.values())).nonzero()[:, 0]
+    parts = together.split(torch.stack([mask.sum() for mask in masks.values()]).tolist())
+    starts = [0, *accumulate(len(mask) for mask in masks.values())]
+    return {key: part - start for key, part, start in zip(masks, parts, starts, strict=False)}
 
 
 class PrecisionAdamW(torch.optim.Optimizer):
@@ -120,7 +132,7 @@ class PrecisionAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        ordinal = 0
+        ordinal, rows = 0, indices(self.rows)
         for group in self.param_groups:
             group["count"] += 1
             bucket, size = [], 0
@@ -128,8 +140,8 @@ class PrecisionAdamW(torch.optim.Optimizer):
                 ordinal += 1
                 if p.grad is None:
                     continue
-                if p in self.rows:
-                    self._update_rows(group, ordinal, p, self.rows[p])
+                if p in rows:
+                    self._update_rows(group, ordinal, p, rows[p])
                     continue
                 limit = BUCKET.get(p.device.type, BUCKET["cuda"])
                 if p.numel() > LARGEST and p.is_contiguous():
@@ -153,9 +165,9 @@ class PrecisionAdamW(torch.optim.Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
         return state
 
-    def _update_rows(self, group, ordinal, p, mask):
+    def _update_rows(self, group, ordinal, p, index):
         """The step of some rows, made on copies that are written back."""
-        state, index = self._state(p, group["moments"]), mask.nonzero()[:, 0]
+        state = self._state(p, group["moments"])
         tensors = (p, state["exp_avg"], state["exp_avg_sq"])
         parts = [tensor[index] for tensor in tensors]
         self._apply(group, [ordinal], [parts[0]], [p.grad[index]], [parts[1]], [parts[2]], [state["step"]])

@@ -67,4 +67,4 @@ class UnlearnTrainer(RunTrainer):
             self.rows.update(saliency.choose_rows(norms, self.mask.percentile))
         for p, mask in self.rows.items():
             if p.grad is not None:
-                p.grad[~mask] = 0
+                p.grad.masked_fill_(~mask.reshape(-1, *[1] * (p.grad.ndim - 1)), 0)
