@@ -58,6 +58,24 @@ def guard(model, arguments, output) -> None:
         raise NotFinite("logits are not finite")
 
 
+def halving(model, name: str):
+    """A method of lm-eval's model, called anew with half the batch where a GPU has no room for a batch.
+
+    Its requests go longest first, so that the first batches tell and little is done twice.
+    """
+    from scripts.core.evaluation import generation
+
+    method = getattr(model, name)
+
+    def call(*arguments, **options):
+        found = []
+        while not generation.has_room(lambda: found.append(method(*arguments, **options)), model.batch_size):
+            model.batch_size_per_gpu //= 2
+        return found[0]
+
+    return call
+
+
 def evaluate(engine, data, settings: dict) -> dict:
     """{"value": mean score of items ×100, "n", "mean", "score": its name, "samples": [{task, item, acc}]}; `data` is not read."""
     from lm_eval import simple_evaluate
@@ -76,6 +94,8 @@ def evaluate(engine, data, settings: dict) -> dict:
             max_length=length,
             device=str(engine.model.device),
         )
+        for name in ("_loglikelihood_tokens", "generate_until"):
+            setattr(model, name, halving(model, name))
         with chdir(source if local else "."):
             manager = TaskManager(include_path="." if local else None, include_defaults=not local)
             if task not in manager.all_tasks:

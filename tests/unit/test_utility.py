@@ -71,6 +71,37 @@ def test_a_task_from_a_folder_under_full_precision_and_rtn(tmp_path):
         assert json.loads((tmp_path / f"run/eval/{scheme}/flu.json").read_text())["n"] == 2
 
 
+@pytest.mark.parametrize("task", ["colours", "named"])
+def test_a_gpu_without_room_for_a_batch_goes_on_with_smaller_ones(task, monkeypatch, capsys):
+    import torch
+
+    from scripts.core.evaluation.engine import Engine
+    from scripts.core.weights.models import build_model, build_tokenizer
+
+    tokenizer = build_tokenizer([(TASKS / "colours.json").read_text()], 300, 128)
+    model = build_model({"hidden": 32, "layers": 1, "heads": 2, "positions": 128}, tokenizer)
+    forward, passes, most = model.forward, [], None
+
+    def limited(input_ids, **inputs):
+        passes.append(len(input_ids))
+        if most and len(input_ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
+        return forward(input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(model, "forward", limited)
+    settings = registry.defaults("metrics", "lm_eval") | {"task": task, "source": str(TASKS)}
+    engine = Engine(model, tokenizer, batch_tokens=4 * 128)
+    wanted, before = lm_eval.evaluate(engine, None, settings), len(passes)
+    assert max(passes) > 2
+    most = 1
+    assert lm_eval.evaluate(engine, None, settings)["samples"] == wanted["samples"]
+    assert max(passes[before + 2 :]) == 1
+    assert "4 texts at a time: CUDA out of memory. Tried to allocate 9 GiB.; going on with 2\n" in capsys.readouterr().err
+    most = 0.5
+    with pytest.raises(torch.OutOfMemoryError):
+        lm_eval.evaluate(engine, None, settings)
+
+
 def test_broken_logits_have_no_score():
     import torch
 

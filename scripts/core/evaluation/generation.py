@@ -74,8 +74,7 @@ def in_batches(work, lengths: list[int], new_tokens: int, batch_tokens: int, pro
     left = batches(lengths, new_tokens, batch_tokens)
     while left:
         rows = left[0]
-        if not _has_room(work, rows):
-            torch.cuda.empty_cache()  # here, where nothing holds the pass that failed
+        if not has_room(lambda rows=rows: work(rows), len(rows)):
             others, tokens = [i for group in left for i in group], len(rows) // 2 * (lengths[rows[0]] + new_tokens)
             left = [[others[k] for k in group] for group in batches([lengths[i] for i in others], new_tokens, tokens)]
             continue
@@ -84,17 +83,18 @@ def in_batches(work, lengths: list[int], new_tokens: int, batch_tokens: int, pro
             progress(len(rows))
 
 
-def _has_room(work, rows: list[int]) -> bool:
-    """Call work(rows); whether it found room."""
+def has_room(work, count: int) -> bool:
+    """Call work(), which reads `count` texts at a time; whether it found room. OutOfMemoryError where one text does not."""
     try:
-        work(rows)
+        work()
+        return True
     except torch.OutOfMemoryError as error:
-        if len(rows) == 1:
+        if count == 1:
             raise
         line = str(error).strip().split("\n", 1)[0]
-        print(f"{len(rows)} texts at a time: {line}; going on with {len(rows) // 2}", file=sys.stderr)
-        return False
-    return True
+        print(f"{count} texts at a time: {line}; going on with {count // 2}", file=sys.stderr)
+    torch.cuda.empty_cache()  # here, where nothing holds the pass that failed
+    return False
 
 
 def common_prefix(prompts: list[list[int]]) -> int:
