@@ -143,6 +143,7 @@ def fit(spec, options, provenance) -> int:
         models.save_checkpoint(network, tokenizer, folder, spec.get("training", {}).get("store", "bf16"), state)
 
     record = {"history": training.history, "resumed": training.resumed, "chunks": len(dataset), "device": device}
+    record |= {"recomputed": True} if training.training["gradient_checkpointing"] else {}
     record |= {"sources": recorded(model, found)} if found else {}
     runs.finish(options.out, provenance, write, step, **record)
     store.clear()

@@ -106,7 +106,8 @@ def test_the_table_has_each_kind_of_training_and_says_what_does_not_fit():
         (2, 60, "ZeRO-3"),
         (2, 30, "ZeRO-3 + offload"),
         (2, 5, "does not fit: a smaller batch or LoRA might"),
-        (1, 60, "does not fit: 2 GPUs would do"),
+        (1, 50, "does not fit: 2 GPUs would do"),
+        (1, 60, "does not fit: with gradient_checkpointing 58 GB, which a retry turns on"),
     ],
 )
 def test_the_table_names_stage_and_offload_or_what_would_do(gpus, gpu_gb, takes):

@@ -8,7 +8,7 @@ import torch
 
 from scripts import train, unlearn
 from scripts.core import process, storage
-from scripts.core.training import saliency, unlearner
+from scripts.core.training import saliency, trainer, unlearner
 from scripts.core.training.resume import ResumeStore
 from scripts.core.weights import models
 from tests.unit.test_training import SPEC, sentences
@@ -110,6 +110,42 @@ def test_a_signal_ends_the_program_with_its_code_and_the_next_start_goes_on(swee
     assert not (sweep / "u4" / "outcome.json").exists() and (sweep / "u4" / ".resume" / "step-2").exists()
     assert program(unlearn, sweep, "u4", unlearning(), *target) == 0
     assert storage.read_json(sweep / "u4" / "outcome.json") == storage.read_json(sweep / "u3" / "outcome.json")
+
+
+@pytest.mark.parametrize("stage, more", [("unlearn", {}), ("unlearn", {"saliency": "module"}), ("target", {})])
+def test_after_a_gpu_had_no_room_the_next_attempt_computes_layers_again(sweep, monkeypatch, capsys, stage, more):
+    """From the saved state and to the same bits; for as long as it is the same run."""
+
+    def attempt(name, **changes):
+        if stage == "unlearn":
+            return program(
+                unlearn, sweep, name, unlearning(**more, **changes), "--target", str(sweep / "target"), "--save-steps", "1"
+            )
+        spec = storage.read_json(sweep / "target/spec.json") | ({"seed": 5} if changes else {})
+        return program(train, sweep, name, spec, "--base", str(sweep / "base"), "--save-steps", "1")
+
+    step, mask_of = trainer.RunTrainer.training_step, saliency.mask_of
+
+    def check(model, kept):
+        if kept and not model.is_activation_checkpointing:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    usual, again = f"room_{stage}{len(more)}", f"again_{stage}{len(more)}"
+    assert attempt(usual) == 0
+    with monkeypatch.context() as patch:
+        mean = lambda run, *rest: check(run.model, run.state.global_step == 1) or step(run, *rest)  # noqa: E731
+        patch.setattr(trainer.RunTrainer, "training_step", mean)
+        patch.setattr(saliency, "mask_of", lambda model, *rest, **named: check(model, True) or mask_of(model, *rest, **named))
+        assert attempt(again) == 1
+        assert attempt(again, lr="2e-4") == 1  # another run: what was noted is not of it
+        assert attempt(again) == 1
+        capsys.readouterr()
+        assert attempt(again) == 0
+    assert "layers are computed again" in capsys.readouterr().err
+    assert outcomes(sweep, usual) == outcomes(sweep, again) and not (sweep / again / ".resume").exists()
+    records = [storage.read_json(sweep / name / "run.json") for name in (usual, again)]
+    assert [record.get("recomputed") for record in records] == [None, True] and records[0]["history"] == records[1]["history"]
+    assert records[1]["resumed"] == (0 if more else 1)
 
 
 def outcomes(folder, *names):

@@ -1,5 +1,7 @@
 """Which ZeRO stage and offload a training gets on its GPUs, whether it fits, and the memory table of `make plan`. No torch."""
 
+from dataclasses import replace
+
 from scripts.core import registry
 from scripts.core.planning import memory
 from scripts.core.planning.combinations import trains
@@ -110,7 +112,11 @@ def table(sweep) -> list[str]:
         sizes = memory.plan(shape, training, gpus, stage, offload)
         if takes is None or sizes["total"] > gpu_gb * memory.GB:
             least = fewest(shape, training, gpu_gb)
-            takes = f"does not fit: {least} GPUs would do" if least else "does not fit: a smaller batch or LoRA might"
+            again = memory.plan(shape, replace(training, checkpointing=True), gpus, stage, offload)["total"] / memory.GB
+            if takes and again <= gpu_gb:
+                takes = f"does not fit: with gradient_checkpointing {again:.0f} GB, which a retry turns on"
+            else:
+                takes = f"does not fit: {least} GPUs would do" if least else "does not fit: a smaller batch or LoRA might"
         numbers = "".join(f" {sizes[name] / memory.GB:11.2f}" for name in head)
         assumed = "" if shape.stated else " (shape of the nearest Llama)"
         lines.append(f"{corpus:12s} {text:28.28s} {kept:22s} {training.batch:5d}{numbers}  {takes}{assumed}")

@@ -3,13 +3,15 @@
 State goes to `<run>/.resume/step-<n>/`, written as a hidden sibling and renamed, so a folder with that name is always
 whole. Beside the state lies `resume.json` with the digest of everything that decides the run; state of another digest
 is discarded, never continued. SIGTERM (a scheduler's preemption) and SIGUSR1 (its warning before the time limit) ask
-for state and an exit that means "start me again".
+for state and an exit that means "start me again". A GPU without room for a run leaves a note there, too: the next attempt computes
+layers again in the backward pass, which takes less memory and gives the same bits.
 """
 
 import errno
 import os
 import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 from scripts.core import storage
@@ -21,7 +23,7 @@ EXIT_CODES = {
 
 
 def notes_of(state: Path) -> dict:
-    """What lies beside a trainer's state; {} where it is missing or damaged, as the state then may be."""
+    """The digest and what else lies beside a trainer's state; {} where it is missing or damaged, as the state then may be."""
     try:
         notes = storage.read_json(state / "resume.json")
     except (OSError, ValueError):
@@ -71,6 +73,22 @@ class ResumeStore:
         for old in self.folder.glob("step-*"):
             if old != final:
                 shutil.rmtree(old, ignore_errors=True)
+
+    @property
+    def cramped(self) -> bool:
+        """Whether an earlier attempt at this run found no room on its GPU."""
+        return notes_of(self.folder / "no-room").get("digest") == self.digest
+
+    @contextmanager
+    def noting_no_room(self):
+        """Context of what an attempt computes: where a GPU's memory is too little, later ones find `cramped`."""
+        import torch
+
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            storage.write_json(self.folder / "no-room/resume.json", {"digest": self.digest})
+            raise
 
     def clear(self) -> None:
         """Delete all state: the run is complete."""

@@ -12,6 +12,8 @@ What differs from a plain Trainer, and why:
 """
 
 import math
+import sys
+from contextlib import nullcontext
 
 import torch
 from transformers.trainer import Trainer
@@ -50,6 +52,9 @@ class RunTrainer(Trainer):
 
     def __init__(self, model, dataset, training: dict, seed: int, store: ResumeStore | None = None, zero=None):
         training = complete(training)
+        if store and store.cramped and not training["gradient_checkpointing"]:
+            print("an attempt found no room on its GPU: layers are computed again in the backward pass", file=sys.stderr)
+            training["gradient_checkpointing"] = True
         if zero is None:
             leave_out()
         self.zero = zero
@@ -263,7 +268,7 @@ class RunTrainer(Trainer):
         previous = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()
         try:
-            with self.interruption:
+            with self.interruption, self.store.noting_no_room() if self.store else nullcontext():
                 self.train(resume_from_checkpoint=str(state) if state else None)
             self._read()
         finally:

@@ -79,11 +79,13 @@ class Unlearning:
             table=None if zero else TablePlan(asked, settings["batch"], self.options.out, passes, settings["reference_k"]),
         )
 
-    def mask(self):
-        """The mask of what may be trained, which is also written; None for runs without one."""
+    def mask(self, again: bool):
+        """The mask of what may be trained, which is also written; None for runs without one. again: layers are computed again."""
         if self.settings["saliency"] == "none":
             return None
-        if self.settings["gradient_checkpointing"]:  # Trainer turns it on later, and this backward pass keeps as much as training's
+        if (
+            again or self.settings["gradient_checkpointing"]
+        ):  # Trainer turns it on later, and this backward pass keeps as much as training's
             self.network.activation_checkpointing_enable(hyperparameters.RECOMPUTING)
         mask = saliency.mask_of(
             self.network,
@@ -126,11 +128,11 @@ class Unlearning:
     def run(self, kept_from) -> int:
         """Train and write; the exit code. kept_from: checkpoint that weights are kept as a difference from, or None."""
         spec, out, zero = self.spec, self.options.out, self.zero
-        with self.provenance.working():
-            reference, mask = self.reference, self.mask()
-        self.network = self.adapted()
         digest = runs.inputs_digest(spec, self.options.corpus, self.options.target, zero=zero)
         store, points = ResumeStore(out / ".resume", digest), Points(out, naming.points(spec), digest, self.provenance, kept_from)
+        with self.provenance.working(), store.noting_no_room():
+            reference, mask = self.reference, self.mask(again=store.cramped)
+        self.network = self.adapted()
         training = unlearner.UnlearnTrainer(
             self.network,
             self.dataset,
@@ -158,6 +160,7 @@ class Unlearning:
                 storage.write_json(folder / "diverged.json", {"status": status, "step": step})
 
         record = dict(history=training.history, resumed=training.resumed, chunks=len(self.dataset), device=self.device)
+        record |= {"recomputed": True} if training.training["gradient_checkpointing"] else {}
         points.publish(status, step)
         runs.finish(out, self.provenance, write, step, status, kept_from, **record, **reference.facts)
         store.clear()
