@@ -1,7 +1,6 @@
 """The evaluation program on a tiny run: files, fingerprints, and what is computed again. What fails: test_evaluate_failures.py."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,22 +8,9 @@ from pathlib import Path
 import pytest
 
 from scripts import rescore
-from tests.unit import evaluated
 from tests.unit.evaluated import METRICS, SCHEMES, change, changed, read, run, states
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder with corpus/, run/ and a scheme file per scheme, evaluated."""
-    return evaluated.build(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def copy(made, tmp_path):
-    """A copy of `made`, evaluated, free to be changed."""
-    return Path(shutil.copytree(made, tmp_path / "made"))
 
 
 def test_one_file_per_scheme_and_metric(made):

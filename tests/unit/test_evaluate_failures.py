@@ -1,7 +1,6 @@
 """The evaluation program where something fails: a diverged run, a broken model, a metric, a scheme, bad input, no hardware."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,20 +8,7 @@ import pytest
 from scripts import evaluate, rescore
 from scripts.core import devices
 from scripts.core.storage import write_json
-from tests.unit import evaluated
 from tests.unit.evaluated import METRICS, change, changed, read, run, states
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder with corpus/, run/ and a scheme file per scheme, evaluated."""
-    return evaluated.build(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def copy(made, tmp_path):
-    """A copy of `made`, evaluated, free to be changed."""
-    return Path(shutil.copytree(made, tmp_path / "made"))
 
 
 def test_diverged_run_has_no_value(copy, capsys):
