@@ -8,7 +8,7 @@ import yaml
 
 from scripts.core.planning import config as configuration
 from scripts.core.planning import grid, origins
-from scripts.core.planning.checking import ConfigError, learning_rate
+from scripts.core.planning.checking import ConfigError
 from scripts.core.planning.plan import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -280,22 +280,3 @@ def test_hub_source_while_offline(monkeypatch):
     config = changed("corpora/people", MUSE | {"source": "no-such-owner/no-such-set"})
     with pytest.raises(ConfigError, match="corpora.people.source.*HF_HUB_OFFLINE"):
         check(config)
-
-
-def test_a_number_has_one_spelling():
-    """1 for 1.0 is no other spec: it would train and evaluate everything anew."""
-
-    def texts(one, two):
-        config = copy.deepcopy(MICRO)
-        config["sweep"] = [{"corpus": "people", "method": "npo", "regularizer": "gdr", "alpha": two, "clip": one}]
-        config["metrics"]["verbmem_f"] |= {"temperature": one - 1}
-        config["schemes"]["bnb_int8"] = {"kind": "bnb_int8", "threshold": 3 * two}
-        config["corpora"]["people"]["model"]["finetune"]["clip"] = two
-        return grid.plan(configuration.resolve(config)).texts()
-
-    assert texts(1, 2) == texts(1.0, 2.0)
-
-
-def test_learning_rates_have_one_spelling():
-    assert {learning_rate(text, "lr") for text in ("1e-5", "0.00001", "1.0E-05", "10e-6")} == {"1e-5"}
-    assert learning_rate("2.5e-4", "lr") == "2.5e-4"

@@ -3,16 +3,15 @@
 import gc
 import os
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from scripts.core.training import batching, callbacks, hyperparameters, losses, precision, trainer, unlearner
+from scripts.core.training import batching, hyperparameters, losses, precision, trainer, unlearner
 from scripts.core.training.objective import Objective
 from scripts.core.training.optimizer import PrecisionAdamW
 from scripts.core.training.reference import Reference
-from scripts.core.training.resume import Interruption, ResumeStore
+from scripts.core.training.resume import ResumeStore
 from scripts.core.weights import models
 
 SPEC = {"kind": "scratch", "hidden": 32, "layers": 2, "heads": 2, "vocab": 270, "positions": 32, "seed": 1}
@@ -131,53 +130,10 @@ def test_state_of_another_spec_is_discarded(tokenizer, rows, tmp_path):
     assert other.latest() == (None, None) and not list((tmp_path / "r").iterdir())
 
 
-def test_damaged_state_gives_way_to_an_older_whole_one(tmp_path):
-    """What a crash of the machine cut off is no reason to stop for good."""
-    store = ResumeStore(tmp_path, "d")
-    for step, text in ((1, '{"digest": "d", "step": 1}'), (2, '{"digest": "d'), (3, "[]")):
-        (tmp_path / f"step-{step}").mkdir()
-        (tmp_path / f"step-{step}/resume.json").write_text(text)
-    assert store.latest() == (tmp_path / "step-1", {"digest": "d", "step": 1})
-    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
-
-
-def test_the_newest_state_is_that_of_most_steps(tmp_path):
-    """Of two that a crash left between writing one and deleting the other; 10 comes after 9."""
-    for step in (9, 10):
-        (tmp_path / f"step-{step}").mkdir()
-        (tmp_path / f"step-{step}/resume.json").write_text('{"digest": "d"}')
-    assert ResumeStore(tmp_path, "d").latest()[0] == tmp_path / "step-10"
-
-
 def test_saving_by_the_clock(tokenizer, rows, tmp_path):
     store = ResumeStore(tmp_path / "r", "d")
     make(tokenizer, rows, {**TRAINING, "save_minutes": 0}, store=store).run()
     assert store.latest()[1]["step"] == 11  # every step but the last, after which the checkpoint follows
-
-
-def test_a_state_that_takes_long_to_write_is_written_less_often(monkeypatch):
-    """A step a minute, a state every ten, and two minutes for each: a tenth of the time at most goes into them."""
-    now, control, state = [0.0], SimpleNamespace(), SimpleNamespace(max_steps=1000)
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
-    saving, saved = callbacks.Saving(10, None, SimpleNamespace(signal=None)), []
-    saving.on_train_begin(None, None, None)
-    for state.global_step in range(1, 60):
-        now[0] += 60
-        saving.on_step_end(None, state, control)
-        if control.should_save:
-            saved.append(state.global_step)
-            now[0] += 120
-            saving.on_save(None, state, control)
-    assert saved == [10, 28, 46]
-
-
-def test_signal_handlers_are_put_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with Interruption() as interruption:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGUSR1)
-    assert interruption.signal == signal.SIGTERM, "the first one that came"
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_total_is_forget_plus_alpha_retain_and_follows_a_bare_loop(tokenizer, rows):
