@@ -53,7 +53,8 @@ class RunTrainer(Trainer):
     def __init__(self, model, dataset, training: dict, seed: int, store: ResumeStore | None = None, zero=None):
         training = complete(training)
         if store and store.cramped and not training["gradient_checkpointing"]:
-            print("an attempt found no room on its GPU: layers are computed again in the backward pass", file=sys.stderr)
+            if zero is None or zero.first:
+                print("an attempt found no room on its GPU: layers are computed again in the backward pass", file=sys.stderr)
             training["gradient_checkpointing"] = True
         if zero is None:
             leave_out()
