@@ -40,7 +40,7 @@ def alike(scores: pd.DataFrame, recovery: pd.DataFrame, like: list[str], by: str
     forget = [row.metric for row in table.drop_duplicates("metric").itertuples() if tells(row)]
     if by not in forget:
         raise ValueError(f"--by: {by!r} is not a forget metric of these scores; allowed: {', '.join(forget)}")
-    cells = compared(table, tables.cells(recovery[recovery.checkpoint == ""]))
+    cells = compared(table, tables.cells(recovery))
     for name in like:
         if name not in set(cells.setting):
             raise ValueError(f"--like: unknown setting {name!r}; {registry.nearest(name, sorted(set(cells.setting)))}")

@@ -52,7 +52,7 @@ def this_process() -> dict:
     import psutil
 
     born = datetime.fromtimestamp(psutil.Process().create_time(), UTC).isoformat(timespec="seconds")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "born": born, "folder": os.path.realpath(os.getcwd())}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "born": born, "folder": os.getcwd()}
 
 
 def holder(path: Path) -> dict:

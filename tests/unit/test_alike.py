@@ -57,9 +57,26 @@ def test_corpora_are_measured_by_their_own_targets_and_metrics_have_their_own_re
     assert with_recovery == [("c", "bf16", "rtn", "ppl_f")]
 
 
+def test_a_setting_that_one_corpus_alone_has_is_told_of_that_one(sweep):
+    scores, back = sweep
+    other = [row(name, "full", "ppl_f", math.exp(nll), corpus="d") for name, nll in (("target", 0.0), ("fp32", 1.1))]
+    both = tables.frame([*scores.to_dict("records"), *other], columns.SCORES)
+    found = {(made["corpus"], made["like"]) for made in alike.alike(both, back, ["bf16", "fp32"], "ppl_f")}
+    assert found == {("c", "bf16"), ("c", "fp32"), ("d", "fp32")}
+
+
+def test_of_a_training_its_end_counts(sweep):
+    """Checkpoints along it are cells of the same setting, with scores and recovery of their own."""
+    along = [row("fp32_long", scheme, "ppl_f", math.exp(1.0), checkpoint="step3") for scheme in ("full", "rtn")]
+    back = [row("bf16", "rtn", "ppl_f", None, R=0.9, R_low=0.8, R_high=1.0, checkpoint="step3")]
+    tables_of = zip(sweep, (along, back), (columns.SCORES, columns.RECOVERY), strict=True)
+    more = [tables.frame([*there.to_dict("records"), *rows], names) for there, rows, names in tables_of]
+    assert alike.shown(alike.alike(*more, ["bf16"], "ppl_f")) == alike.shown(alike.alike(*sweep, ["bf16"], "ppl_f"))
+
+
 def test_the_table_shows_recovery_on_the_forget_set_and_scores_on_the_retain_set(sweep):
     text = alike.shown(alike.alike(*sweep, ["bf16"], "ppl_f", within=1.5))
-    assert "| Perplexity, forget set | forgotten | full | rtn, R in % |" in text
+    assert text.count("| Perplexity, forget set | forgotten | full | rtn, R in % |") == 1
     assert "| bf16 | 100 % | 2.72 [2.72, 2.72] | 50 [40, 60] |" in text and "| fp32_long | 200 % | 7.39 [7.39, 7.39] | – |" in text
     assert "| target | 0 % | 1.00 | 1.00 |" in text
     assert "| KnowMem, retain set | forgotten | full | rtn |" in text and "| fp32 | 110 % | 50.0 [50.0, 50.0]" in text
@@ -101,7 +118,8 @@ def test_the_program_writes_its_rows_and_refuses_unknown_names(sweep, tmp_path, 
         0.6,
         1,
     ]
-    assert "forget like bf16" in capsys.readouterr().out
+    assert "forget like bf16" in (said := capsys.readouterr().out) and "bf16_short" not in said
+    assert alike.main([*call, "bf16", "--within", "0.7"]) == 0 and "| bf16_short | 50 % |" in capsys.readouterr().out
     assert alike.main([*call, "bf61"]) == 2 and "'bf61'" in capsys.readouterr().err
     assert alike.main([*call[:-2], "knowmem_r", "--like", "bf16"]) == 2
     assert "allowed: ppl_f" in capsys.readouterr().err

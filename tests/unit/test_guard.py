@@ -14,6 +14,7 @@ from scripts.core import guard
 from scripts.core.storage import write_json
 
 ROOT = Path(__file__).parents[2]
+MINUTE_AGO = datetime.fromtimestamp(psutil.Process().create_time() - 60, UTC).isoformat(timespec="seconds")
 
 
 @pytest.fixture
@@ -52,11 +53,27 @@ def test_one_that_is_in_use_from_another_folder_is_told_in_one_line(claims, left
     [
         {"folder": "/clone2", "pid": 2**22 + 1},  # beyond all numbers of processes
         {"folder": "/clone2", "born": "2020-01-01T00:00:00+00:00"},  # its number is another process's now
+        {"folder": "/clone2", "born": MINUTE_AGO},
         {"host": "login2", "pid": 1},  # the same folder
+        {"host": "login2"},  # there this process's number and time say nothing
         {"pid": 2**22 + 1},
     ],
 )
 def test_what_was_killed_is_in_nobodys_way(claims, left):
+    assert claims(**left) == guard.this_process()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"pid": 1'])
+def test_a_file_that_says_nothing_is_told_with_the_command_that_removes_it(claims, tmp_path, text):
+    """Another one may have made it this moment and not have written to it yet."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / guard.NAME).write_text(text)
+    with pytest.raises(guard.InUse, match=r"^[^\n]* writes there \(process None [^\n]* rm \S+running.json$"):
+        claims()
+
+
+@pytest.mark.parametrize("left", [{"pid": "1"}, {"born": None}, {"born": "noon"}])
+def test_one_of_this_folder_that_names_no_process_is_replaced(claims, left):
     assert claims(**left) == guard.this_process()
 
 
@@ -79,4 +96,5 @@ def test_the_file_goes_with_the_process(tmp_path):
 
 def test_where_no_file_can_be_made_there_is_none(tmp_path):
     (tmp_path / "file").touch()
-    guard.claim(tmp_path / "file" / "results")  # the jobs will say so
+    for results in (tmp_path / "file" / "results", tmp_path / ("longer than a name can be" * 20)):
+        guard.claim(results)  # the jobs will say so

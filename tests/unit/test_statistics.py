@@ -78,6 +78,8 @@ def test_ratio_is_paired():
         (0.0, np.full(100, 0.0), "is 0.0, not positive"),
         (-0.2, np.full(100, -0.2), "is -20.0, not positive"),
         (0.1, np.linspace(-0.1, 0.3, 100), "holds 0 (-9.0 to 29.0)"),
+        (1e-12, np.full(100, 1e-12), "is 0.0, not positive"),  # what rounding leaves of 0
+        (0.1, np.full(100, 1e-12), "holds 0 (0.0 to 0.0)"),
     ],
 )
 def test_ratio_without_a_positive_denominator_is_undefined(below, replicates, words):
@@ -88,3 +90,21 @@ def test_ratio_without_a_positive_denominator_is_undefined(below, replicates, wo
 
 def test_interval_of_nothing_is_nan():
     assert np.isnan(statistics.interval([np.nan, np.nan])).all()
+
+
+def test_a_denominator_in_nats_has_three_digits():
+    reasons = [statistics.ratio(1, below, np.ones(9), np.full(9, -0.0625), "it", unit=1)[3] for below in (-0.0625, 1)]
+    assert reasons == ["undefined: it is -0.062, not positive", "undefined: the interval of it holds 0 (-0.062 to -0.062)"]
+
+
+def test_few_replicates_without_a_ratio_leave_the_interval_to_the_others():
+    below = np.full(100, 2.0)
+    below[:2] = 0.0, -1.0
+    above = np.linspace(1, 3, 100)
+    value, low, high, reason = statistics.ratio(4.0, 2.0, above, below)
+    assert (value, reason) == (2.0, "") and (low, high) == pytest.approx(tuple(np.percentile(above[2:] / 2, [2.5, 97.5])))
+
+
+def test_draws_that_all_share_can_not_be_changed():
+    with pytest.raises(ValueError, match="read-only"):
+        statistics.counts(5)[0, 0] = 7

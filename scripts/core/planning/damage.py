@@ -18,7 +18,7 @@ def cut_off(plan, results) -> dict[str, list[str]]:
     found = {}
     for path, run in plan.runs.items():
         names = ["manifest.json"] if run.stage == "corpus" else ["outcome.json"]
-        names += ["mask.json"] if "saliency" in run.spec.get("training", {}) and not run.point else []
+        names += ["mask.json"] if "saliency" in run.spec.get("training", {}) else []
         for name in names:
             file = Path(results) / path / name
             if not file.exists() or ends(file):
