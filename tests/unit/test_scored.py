@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from scripts import aggregate as program
+from scripts.core.analysis import statistics
 from scripts.core.storage import write_json
 from tests.unit.test_aggregate import RUN, cells, put, reference, row, texts
 
@@ -72,3 +73,42 @@ def test_units_of_privleak_are_those_of_the_forget_texts(tmp_path):
     given = cells(ONE, ["full"], **PRIVLEAK) + reference("retrain", scheme_names=["full"], **PRIVLEAK)
     found = row(program.aggregate(given, tmp_path)["scores"], method="npo")
     assert (found.n, found.units, found.interval) == (3, 2, "units")
+
+
+def test_an_interval_of_privleak_draws_units_of_both_models_together(tmp_path):
+    generator, units, drawn = np.random.default_rng(5), {"forget": "aaaabbbccd", "holdout": "wwwxxxyyzz"}, []
+    left, right = (
+        statistics.counts(4, stream)[:, [sorted(set(own)).index(unit) for unit in own]] for stream, own in enumerate(units.values())
+    )
+    for run, shift in ((ONE, -0.4), ("people/retrain", 0.0)):
+        forget, holdout = generator.normal(shift, 1, 10), generator.normal(0, 1, 10)
+        samples = {part: {"Min-40%": list(own)} for part, own in (("forget", forget), ("holdout", holdout))}
+        for part, own in units.items():
+            samples[part]["unit"] = list(own)
+        put(tmp_path, run, "full", metric="privleak", samples=samples, value=50.0)
+        pairs = zip(left, right, strict=True)
+        drawn.append(np.array([statistics.auc(np.repeat(forget, a), np.repeat(holdout, b)) for a, b in pairs]))
+    given = cells(ONE, ["full"], **PRIVLEAK) + reference("retrain", scheme_names=["full"], **PRIVLEAK)
+    found = row(program.aggregate(given, tmp_path)["scores"], method="npo")
+    expected = np.percentile(100 * (drawn[0] / drawn[1] - 1), [2.5, 97.5])
+    assert (found.low, found.high) == pytest.approx(tuple(expected)) and found.interval == "units"
+
+
+def test_draws_in_which_the_retrain_model_has_no_auc_are_left_out(tmp_path):
+    """One forget text in four that all holdout texts exceed: a draw of it alone has AUC 0."""
+    texts(tmp_path, ONE, "full", [3.0] * 4, [2.0] * 4)
+    texts(tmp_path, "people/retrain", "full", [1.0, 3.0, 3.0, 3.0], [2.0] * 4)
+    given = cells(ONE, ["full"], **PRIVLEAK) + reference("retrain", scheme_names=["full"], **PRIVLEAK)
+    with np.errstate(divide="raise", invalid="raise"):
+        found = row(program.aggregate(given, tmp_path)["scores"], method="npo")
+    assert (found["value"], found.low, found.high) == (pytest.approx(100 / 3), 0, pytest.approx(300))
+
+
+def test_privleak_of_several_seeds_is_their_mean(tmp_path):
+    texts(tmp_path, ONE, "full", [1.0, 4.0], [2.0, 3.0])
+    texts(tmp_path, f"{RUN}/seed1", "full", [4.0, 5.0], [2.0, 3.0])
+    texts(tmp_path, "people/retrain", "full", [2.0, 2.0], [2.0, 2.0])
+    given = [cell for k in range(2) for cell in cells(f"{RUN}/seed{k}", ["full"], seed=k, **PRIVLEAK)]
+    given += reference("retrain", scheme_names=["full"], **PRIVLEAK)
+    found = row(program.aggregate(given, tmp_path)["scores"], seed="all")
+    assert found["value"] == pytest.approx((0 + 100) / 2)
