@@ -53,6 +53,76 @@ def test_retained_by_hand_and_without_masked_unregularized_or_diverged_runs():
     assert found == {"scheme": "rtn", "cells": 2, "left_out": 1} | {name: pytest.approx(share) for name, share in shares.items()}
 
 
+def retained(*rows):
+    """What is told of (setting, scheme, unlearned, target) or of mappings with more."""
+    named = [
+        dict(zip(("setting", "scheme", "unlearned", "target"), row, strict=True)) if isinstance(row, tuple) else row for row in rows
+    ]
+    made = [score("npo", row["scheme"], row.get("metric", "verbmem_f"), None) | {"saliency": ""} | row for row in named]
+    return published.retained(frames([], made)["recovery"]).to_dict("records")
+
+
+def test_shares_weigh_a_cell_by_the_target_and_means_do_not():
+    full = [("a", "full", 10, 100), ("b", "full", 5, 10), ("c", "full", 0, 50)]
+    (found,) = retained(*full, ("a", "rtn", 20, 80), ("b", "rtn", 20, 20), ("c", "rtn", 8, 40))
+    assert found["share_full"] == pytest.approx(100 * 15 / 160) and found["mean_full"] == pytest.approx((10 + 50 + 0) / 3)
+    assert found["share_quantized"] == pytest.approx(100 * 48 / 140)
+    assert found["mean_quantized"] == pytest.approx((25 + 100 + 20) / 3)
+
+
+def test_cells_without_a_share_under_both_are_left_out_and_counted():
+    whole = [("a", "full", 10, 100), ("a", "rtn", 20, 80)]
+    for lost in (("b", "full", 1, 100), ("b", "rtn", 1, 80)):
+        (found,) = retained(*whole, lost)
+        assert (found["cells"], found["left_out"], found["share_quantized"]) == (1, 1, 25)
+    for scheme in ("full", "rtn"):  # a target that knows nothing
+        lost = [("b", name, 1, 0 if name == scheme else 100) for name in ("full", "rtn")]
+        assert [row["left_out"] for row in retained(*whole, *lost)] == [1]
+    assert retained(("a", "full", 10, 100), ("a", "rtn", None, 80)) == []
+
+
+def test_what_is_retained_is_of_one_metric_of_a_kind_of_pooled_seeds_and_of_the_end_of_a_training():
+    rows = [{"setting": "a", "scheme": name, "unlearned": 10, "target": 100, "seed": "all"} for name in ("full", "rtn")]
+    (found,) = retained(*rows)
+    others = [{"seed": 0}, {"seed": 1}, {"seed": 0, "checkpoint": "step3"}, {"metric": "verbmem_short", "kind": "verbmem"}]
+    assert retained(*rows, *(row | {"unlearned": 90} | other for other in others for row in rows)) == [found]
+    knowmem = [row | {"metric": "knowmem_f", "kind": "knowmem", "unlearned": 30} for row in rows]
+    (both,) = retained(*rows, *knowmem)
+    assert (both["cells"], both["share_full"]) == (2, 20)
+
+
+@pytest.mark.parametrize(
+    "name, there, scheme",
+    [
+        ("full", {"full"}, "full"),
+        ("bf16", {"full"}, "full"),
+        ("8bit", {"bnb_fp4", "bnb_int8", "full"}, "bnb_int8"),
+        ("4bit", {"bnb_nf4", "bnb_fp4"}, "bnb_fp4"),
+        ("gptq_int4_g128", {"gptq"}, "gptq"),
+        ("gptq_int4_g128", {"gptq", "gptq_int4_g128"}, "gptq_int4_g128"),
+        ("awq_int4_g128", {"full"}, "awq_int4_g128"),
+        ("hqq", {"hqq"}, "hqq"),
+    ],
+)
+def test_the_scheme_that_stands_for_a_published_one(name, there, scheme):
+    assert published.ours(name, there, {}) == scheme
+    assert published.ours(name, there, {name: "mine"}) == "mine"
+
+
+def test_a_cell_has_the_first_metric_of_each_kind_and_split():
+    rows = [score("npo", "full", "verbmem_f", 10.0, checkpoint="step3")]
+    rows += [score("npo", "full", name, value) for name, value in (("verbmem_f", 1.0), ("knowmem_f", 2.0), ("knowmem_r", 3.0))]
+    rows += [score("npo", "full", "privleak", 4.0), score("npo", "full", "fluency", 5.0)]
+    rows += [score("npo", "full", name, value, kind="lm_eval") for name, value in (("gen", 6.0), ("mmlu", None))]
+    rows += [score("npo", "full", "verbmem_f", 8.0) | {"metric": "again"}, score("npo", "full", "verbmem_r", 9.0)]
+    rows += [score("npo", "full", "rouge_f", 11.0)]
+    rows += [score("ga", "full", "verbmem_f", None), score("ga", "full", "knowmem_f", None, status="missing")]
+    table = published.wide(frames([row | {"saliency": "none"} for row in rows])["scores"]).set_index("method")
+    expected = {"verbmem_f": 1, "knowmem_f": 2, "privleak": 4, "knowmem_r": 3, "gen": 6, "flu": 5}
+    assert table.loc["npo", list(published.METRICS)].dropna().to_dict() == expected
+    assert len(table) == 2 and set(table.saliency) == {""} and table.why.to_dict() == {"npo": "", "ga": "diverged"}
+
+
 def test_beside_differences_missing_and_sure():
     rows = [score("npo", "full", "verbmem_f", 12.9), score("npo", "bnb_fp4", "knowmem_f", None)]
     rows += [score("npo", "bnb_fp4", "verbmem_f", 50.0, saliency="module"), score("new", "full", "verbmem_f", 1.0)]

@@ -109,7 +109,7 @@ def published_recovery() -> pd.DataFrame:
     """Table 1's forget scores in the form of recovery.csv: corpus, method, regularizer, scheme, metric, unlearned, target."""
     table = published()
     table = table[table.source == PRECISIONS]
-    long = table.melt(list(KEY), ["verbmem_f", "knowmem_f"], "metric", "unlearned").dropna(subset="unlearned")
+    long = table.melt(list(KEY), ["verbmem_f", "knowmem_f"], "metric", "unlearned")
     at = ["corpus", "scheme", "metric"]
     target = long[long.method == "target"].set_index(at).unlearned.rename("target")
     return long[~long.method.isin(tables.REFERENCES)].join(target, on=at).assign(setting="", kind=long.metric.str[:-2])
@@ -131,11 +131,11 @@ def retained(recovery: pd.DataFrame, full: str = "full") -> pd.DataFrame:
     at, rows = ["corpus", "method", "regularizer", "setting", "metric"], []
     both = table[table.scheme == full].set_index(at)[["unlearned", "target"]]
     for scheme in [name for name in dict.fromkeys(table.scheme) if name != full]:
-        cells = table[table.scheme == scheme].set_index(at)[["unlearned", "target"]].join(both, rsuffix="_full", how="inner")
+        cells = table[table.scheme == scheme].set_index(at)[["unlearned", "target"]].join(both, rsuffix="_full", how="outer")
         usable = cells.dropna()[lambda one: (one.target > 0) & (one.target_full > 0)]
         if usable.empty:
             continue
-        row = {"scheme": scheme, "cells": len(usable), "left_out": len(both.index.union(cells.index)) - len(usable)}
+        row = {"scheme": scheme, "cells": len(usable), "left_out": len(cells) - len(usable)}
         for name, end in (("full", "_full"), ("quantized", "")):
             top, bottom = usable["unlearned" + end], usable["target" + end]
             row |= {f"share_{name}": 100 * top.sum() / bottom.sum(), f"mean_{name}": 100 * (top / bottom).mean()}
