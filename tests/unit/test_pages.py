@@ -90,6 +90,35 @@ def test_models_are_counted_once_whatever_their_seeds_and_metrics():
     assert "in 1 of 1 cell (" in returned and "-3.0 points under rtn (median of 2 models)" in cost
 
 
+def test_shares_are_sums_and_what_is_told_of_several_cells_is_a_median():
+    scores, back = [cell("", s, "knowmem_r", run="target", method="target", value=v) for s, v in (("full", 90.0), ("rtn", 0.0))], []
+    for run, target, rtn, r, cost in (("a", 100.0, 80.0, 0.9, -1.0), ("b", 50.0, 10.0, 0.2, -2.0), ("c", 50.0, 10.0, 0.1, -30.0)):
+        for weights in ("bf16", "fp32"):
+            named = {"run": run + weights, "setting": run + weights, "target": target}
+            back.append(share(weights, "full", 0.0) | named | {"unlearned": target / 10 if run == "a" else 0.0})
+            back.append(share(weights, "rtn", r) | named | {"unlearned": rtn})
+            back.append(share(weights, "nf4", 0.0) | named | {"unlearned": 1.0})
+            back.append(share(weights, "rtn", 1.0, checkpoint="step3") | named | {"unlearned": target})
+            for scheme, value in (("full", 50.0), ("rtn", 50.0 + cost)):
+                scores.append(cell(weights, scheme, "knowmem_r", value=value) | named)
+                scores.append(cell(weights, scheme, "knowmem_r", value=0.0, checkpoint="step3") | named)
+    ran, retained, returned, weights, cost = findings.sentences(*frames(scores, back))
+    assert ran.startswith("6 unlearned models were scored under full, rtn: 14 scores (with")
+    assert "5 % of the target's forget scores at full precision and 50 % under rtn" in retained  # means: 3 and 40 %
+    assert "in 4 of 12 cells" in returned and "90 % [80, 100]" in returned
+    assert "20 % with bf16 weights (3 cells) and 20 % with fp32 weights (3 cells)" in weights
+    assert "changes by -2.0 points under rtn (median of 6 models)" in cost
+
+
+def test_one_model_was_scored_and_by_recovery_the_usual_cell_counts():
+    back = [share("bf16", s, r, run=str(i), setting=str(i), regularizer="none")
+            for s, shares in (("nf4", (0.9, 0.0, 0.0)), ("rtn", (0.5, 0.5, 0.4))) for i, r in enumerate(shares)]  # fmt: skip
+    scores = [cell("bf16", "full", value=1.0, run="0"), cell("bf16", "full", value=None, status="diverged", run="1")]
+    told = findings.sentences(*frames(scores, back))
+    assert told[0].startswith("1 of 2 unlearned models was scored under full: 1 score, 1 diverged")
+    assert "under rtn for fewer than two precisions" in told[3]
+
+
 def test_a_cost_takes_a_model_with_both_scores():
     scores = [cell("bf16", "full", "knowmem_r", value=50.0), cell("bf16", "rtn", "knowmem_r", status="not finite")]
     scores += [cell("fp32", "full", "knowmem_r", status="not finite"), cell("fp32", "rtn", "knowmem_r", value=40.0)]

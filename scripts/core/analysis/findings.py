@@ -46,7 +46,7 @@ def ran(single: pd.DataFrame) -> str:
     gaps = ", ".join(f"{n} {name}" for name, n in states.items() if name != "ok") or "none missing"
     also = " (with those of target and retrain)" if len(unlearned) < len(single) else ""
     under = ", ".join(tables.schemes(unlearned)) or "no scheme"
-    return f"{share}{counted(every, 'unlearned model')} {verb} scored under {under}: {states.get('ok', 0)} scores{also}, {gaps}."
+    return f"{share}{counted(every, 'unlearned model')} {verb} scored under {under}: {counted(states.get('ok', 0), 'score')}{also}, {gaps}."
 
 
 def retained(shares: pd.DataFrame, scheme: str) -> str:
