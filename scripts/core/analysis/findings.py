@@ -45,8 +45,8 @@ def ran(single: pd.DataFrame) -> str:
     states = single.status.value_counts()
     gaps = ", ".join(f"{n} {name}" for name, n in states.items() if name != "ok") or "none missing"
     also = " (with those of target and retrain)" if len(unlearned) < len(single) else ""
-    under = ", ".join(tables.schemes(unlearned)) or "no scheme"
-    return f"{share}{counted(every, 'unlearned model')} {verb} scored under {under}: {counted(states.get('ok', 0), 'score')}{also}, {gaps}."
+    under, scored = ", ".join(tables.schemes(unlearned)) or "no scheme", counted(states.get("ok", 0), "score")
+    return f"{share}{counted(every, 'unlearned model')} {verb} scored under {under}: {scored}{also}, {gaps}."
 
 
 def retained(shares: pd.DataFrame, scheme: str) -> str:

@@ -27,12 +27,7 @@ def rows(scores: list[Score]) -> list[dict]:
 def matched(scores: list[Score]):
     """(score, its full precision, the target under its scheme) of every score of which recovery is told; None where absent."""
     known = {(s.row["run"], s.row["checkpoint"], s.row["scheme"], s.row["metric"]): s for s in scores}
-    targets = {}
-    for score in scores:
-        row = score.row
-        key = row["corpus"], row["scheme"], row["metric"]
-        if row["method"] == "target" and (row["seed"] == tables.POOLED or key not in targets):
-            targets[key] = score
+    targets = {(s.row["corpus"], s.row["scheme"], s.row["metric"]): s for s in scores if s.row["method"] == "target"}
     for score in scores:
         row = score.row
         if row["method"] not in tables.REFERENCES and tells_recovery(row):
