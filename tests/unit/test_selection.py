@@ -93,7 +93,10 @@ def test_pools_of_picked_checkpoints_are_compared_with_their_own_full_precision(
                     put(tmp_path, run, scheme, np.linspace(0, 0.1, 3) + full + gain + more)
                 given += cells(run, seed=seed, setting=setting, checkpoint=checkpoint)
     found = aggregate.aggregate(given, tmp_path, stop="verbmem_f")["recovery"]
-    found = found[(found.seed == tables.POOLED) & (found.checkpoint == tables.STOPPED)]
+    found = found[found.seed == tables.POOLED]
+    along = row(found, setting="a", scheme="bnb_nf4", checkpoint="step9")  # beside that checkpoint at full precision
+    assert (along.unlearned_full, along.R) == (pytest.approx(55), pytest.approx(10 / (91 - 55)))
+    found = found[found.checkpoint == tables.STOPPED]
     assert set(found.run) == {"people/npo_gdr/a/all", "people/npo_gdr/b/all"}
     for setting, full in (("a", 25), ("b", 35)):
         assert row(found, setting=setting, scheme="full").R == 0
