@@ -66,3 +66,17 @@ def test_where_no_seed_has_a_value_the_status_is_what_they_share(tmp_path, secon
     found = pool(tmp_path)
     assert np.isnan(found["value"]) and found.status == status
     assert found.reason == "seed 0: diverged at step 7; seed 1: so it is"
+
+
+def test_a_pool_has_the_split_bits_and_units_of_its_seeds(tmp_path):
+    """Of a seed that is not there nobody knows them, where the metric's name does not tell its split."""
+    samples = [{"rougeL": score, "unit": unit} for score, unit in ((0.2, "a"), (0.4, "a"), (0.6, "b"))]
+    for k, bits in ((1, 4.5), (2, 4.25)):
+        content = {"samples": samples, "value": 40.0, "n": 3, "bits_per_weight": bits, "settings": {"split": "forget"}}
+        write_json(
+            tmp_path / f"{RUN}/seed{k}/eval/full/again.json", {"metric": "again", "kind": "verbmem", "status": "ok"} | content
+        )
+    given = [cell | {"metric": "again"} for k in range(3) for cell in cells(f"{RUN}/seed{k}", ["full"], seed=k)]
+    found = row(program.aggregate(given, tmp_path)["scores"], seed="all")
+    assert (found.split, found.bits_per_weight, found.units, found.n) == ("forget", 4.375, 2, 3)
+    assert found.interval == "seeds, then units"

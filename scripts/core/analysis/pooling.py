@@ -43,8 +43,7 @@ def merge(group: list[Score]) -> Score:
     elif all(score.replicates is not None for score in usable):
         mean.units = usable[0].units
         row |= {"units": usable[0].row["units"]} if mean.units else {}
-        several = len(usable) > 1
-        mean.replicates = statistics.pool([score.replicates for score in usable]) if several else usable[0].replicates
+        mean.replicates = statistics.pool([score.replicates for score in usable])
         scored.fill_interval(mean)
     else:
         row["reason"] = "; ".join([*absent, *dict.fromkeys(s.row["reason"] for s in usable if s.replicates is None)])
