@@ -177,12 +177,45 @@ def test_knowmem_puts_its_examples_before_the_question(data):
     assert run("knowmem", data, shots=0)[0].asked[0][0][0] == "Question: q1\nAnswer:"
 
 
+def test_knowmem_of_the_retain_set_takes_its_own_examples_and_the_settings(data):
+    for name, item in (("retain_qa", {"question": "r", "answer": "two"}), ("retain_qa_icl", {"question": "s", "answer": "b"})):
+        (data / f"knowmem/{name}.json").write_text(json.dumps([item]))
+    engine, found = run("knowmem", data, split="retain", shots=10, new_tokens=5, answer_space=True)
+    assert engine.asked == [(["Question: s\nAnswer: b\n\nQuestion: r\nAnswer: "], 5, {"stop": knowmem.STOP})]
+    assert found["shots"] == 1 and found["n"] == 1  # as many examples as there are
+
+
 def test_privleak_leaves_out_texts_without_tokens(data):
     engine, found = run("privleak", data, max_tokens=7)
     assert engine.asked[0][1] == 7 and found["samples"]["forget"]["index"] == [0, 2] and found["n"] == 2
     # PPL of 2, 4 tokens against 3, 5 tokens: 1.5 and 2.5 against 2 and 3, one of four pairs
     assert found["auc"]["forget_holdout_PPL"] == 0.25
     assert found["value"] == 100 * found["auc"]["forget_holdout_Min-40%"]
+
+
+def test_privleak_s_texts_are_scored_as_they_are_and_in_lower_case(data):
+    (data / "privleak/holdout.json").write_text(json.dumps(["Cc"]))
+    engine, found = run("privleak", data)
+    assert engine.asked[0][0] == ["aa", "", "aaaa", "bbb", "Cc", "aa", "", "aaaa", "bbb", "cc"]
+    assert found["n"] == 2 and len(found["samples"]["holdout"]["index"]) == 1  # n counts forget texts
+    (data / "privleak/holdout.json").write_text(json.dumps(["", ""]))
+    with pytest.raises(ValueError, match="privleak: no text of holdout has a token to score"):
+        run("privleak", data)
+
+
+def test_a_text_that_is_certain_in_lower_case_has_no_ratio_to_it():
+    assert np.isnan(privleak.text_scores([-1.0], [0.0], "x")["PPL/lower"])
+
+
+@pytest.mark.parametrize("kind", ["verbmem", "knowmem", "fluency"])
+def test_what_is_generated_leaves_the_prompt_a_position(kind):
+    check = registry.load("metrics", kind).check
+    for sizes in ({"positions": 8}, {"max_position_embeddings": 8}):
+        check({"new_tokens": 7}, sizes)
+        with pytest.raises(ValueError, match="^new_tokens: 8 leave no room for a prompt; allowed: below 8"):
+            check({"new_tokens": 8}, sizes)
+    for unknown in (None, {}, {"max_position_embeddings": "many"}):
+        check({"new_tokens": 8}, unknown)
 
 
 def test_privleak_of_a_model_that_is_broken_has_no_value(data, monkeypatch):

@@ -29,6 +29,7 @@ def test_entropy_by_hand():
     assert fluency.entropy("a b a b a") == pytest.approx((2 / 3 + 4 / 3 * third) / 2)
     assert fluency.entropy("one two three four five") == pytest.approx((2 / 3 * 2 + 4 / 3 * math.log2(3)) / 2)
     assert fluency.entropy("so, so, so, so,") < fluency.entropy("so, as we go,")
+    assert fluency.WORD.findall("Don't — a_1, Über!") == ["Don", "'", "t", "—", "a_1", ",", "Über", "!"]
     assert fluency.entropy("") == fluency.entropy("a") == fluency.entropy("a a a a a") == 0
 
 
@@ -37,11 +38,13 @@ def test_fluency_rescores_and_prompts_begin_the_texts(tmp_path):
         def cut(self, texts, tokens):
             return [" ".join(text.split()[:tokens]) for text in texts]
 
-        def generate(self, prompts, new_tokens, temperature, seed):
+        def generate(self, prompts, *settings, **named):
+            assert (settings, named) == ((9,), {"temperature": 0.7, "seed": 3})
             return ["x y x y x" if "in" in prompt else "" for prompt in prompts]
 
     write_json(tmp_path / "raw/retain2.json", ["once upon a time", "in a town", "left out"])
     settings = registry.defaults("metrics", "fluency") | {"prompts": 2, "prompt_tokens": 2}
+    settings |= {"new_tokens": 9, "temperature": 0.7, "seed": 3}
     found = fluency.evaluate(Words(), tmp_path, settings)
     assert [s["prompt"] for s in found["samples"]] == ["once upon", "in a"] and found["n"] == 2
     assert found["value"] == pytest.approx(100 * fluency.entropy("x y x y x") / 2)
