@@ -1,6 +1,8 @@
 """What a sweep takes from the hub or from local folders: names, what folders have to hold, what is not looked for again."""
 
 import copy
+import json
+from fnmatch import fnmatch
 
 import pytest
 
@@ -98,6 +100,8 @@ def test_what_was_taken_is_not_looked_for_again(tmp_path):
     plan.runs["people/target"].spec["model"]["target"] = checkpoint(tmp_path / "m", "config.json", "model.safetensors")
     with pytest.raises(ConfigError, match="^corpora.people.model.tokenizer: '/gone/tokenizer' is no folder"):
         origins.check(plan)
+    plan.runs["people/target"].spec["model"]["tokenizer"] = checkpoint(tmp_path / "t", "tokenizer.json")
+    origins.check(plan)
 
 
 def test_the_base_of_a_fine_tuning_is_looked_at(tmp_path):
@@ -107,3 +111,86 @@ def test_the_base_of_a_fine_tuning_is_looked_at(tmp_path):
     plan = sweep.grid.plan(sweep.configuration.resolve(config))
     with pytest.raises(ConfigError, match="^corpora.people.model.base: './nowhere' is no folder"):
         origins.check(plan)
+
+
+@pytest.mark.parametrize(
+    "variable, folder",
+    [
+        ("HF_HUB_CACHE", "models--lab--m"),
+        ("HF_HOME", "hub/models--lab--m"),
+        ("XDG_CACHE_HOME", "huggingface/hub/models--lab--m"),
+        ("HF_DATASETS_CACHE", "lab___m"),
+        ("HF_HOME", "datasets/lab___m"),
+    ],
+)
+def test_where_a_cache_is(tmp_path, monkeypatch, variable, folder):
+    """As huggingface_hub and datasets read these variables; without one it is in ~/.cache."""
+    for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    kind = "models" if "models" in folder else "datasets"
+    (tmp_path / "home/.cache/huggingface/hub/models--lab--home").mkdir(parents=True)
+    assert hub.cached("models", "lab/home") and not hub.cached(kind, "lab/m")
+    monkeypatch.setenv(variable, str(tmp_path / "there"))
+    assert not hub.cached(kind, "lab/m")
+    (tmp_path / "there" / folder).mkdir(parents=True)
+    assert hub.cached(kind, "lab/m") and (kind == "models" or not hub.cached("models", "lab/m"))
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A function that sets what a repository holds; returns [(revision asked for, files downloaded)], filled by downloads."""
+    import huggingface_hub
+
+    def holds(*names):
+        folder, asked = tmp_path / "snapshots/0f3c", []
+        folder.mkdir(parents=True)
+
+        def download(name, revision, allow_patterns):
+            assert name == "lab/m"
+            chosen = sorted(file for file in names if any(fnmatch(file, pattern) for pattern in allow_patterns))
+            for file in chosen:
+                text = json.dumps({"weight_map": {"a": "a-1.safetensors", "b": "a-2.safetensors"}}) if "index" in file else "{}"
+                (folder / file).write_text(text)
+            asked.append((revision, chosen))
+            return str(folder)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+        return asked
+
+    return holds
+
+
+SHARDS = ["a-1.safetensors", "a-2.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "names, weights",
+    [
+        (["config.json", "model.safetensors", "consolidated.safetensors"], [["model.safetensors"]]),
+        (["config.json", hub.INDEX, *SHARDS, "consolidated.safetensors", "pytorch_model.bin"], [SHARDS]),
+        (["config.json", "other.safetensors"], [[], ["other.safetensors"]]),
+        (["config.json", "pytorch_model.bin"], [[], []]),
+    ],
+)
+def test_only_the_weights_that_are_read_are_downloaded_and_of_one_commit(repository, names, weights):
+    asked = repository(*names, "tokenizer.model", "README.md")
+    folder, commit = hub.fetch("lab/m@v1")
+    small = sorted([name for name in names if name.endswith(".json")] + ["tokenizer.model"])
+    assert asked == [("v1", small), *(("0f3c", files) for files in weights)]
+    assert commit == folder.name == "0f3c"
+
+
+def test_of_a_tokenizer_no_weights_are_downloaded(repository):
+    asked = repository("tokenizer.json", "model.safetensors")
+    hub.fetch("lab/m", "tokenizer")
+    assert asked == [(None, ["tokenizer.json"])]
+
+
+def test_files_of_weights_are_those_that_transformers_reads(tmp_path):
+    checkpoint(tmp_path / "m", "consolidated.safetensors")
+    assert hub.weights_files(tmp_path / "m") == set()
+    write_json(tmp_path / "m" / hub.INDEX, {"weight_map": {"a": "a-1.safetensors", "b": "a-2.safetensors", "c": "a-2.safetensors"}})
+    assert hub.weights_files(tmp_path / "m") == set(SHARDS)
+    checkpoint(tmp_path / "m", "model.safetensors")
+    assert hub.weights_files(tmp_path / "m") == {"model.safetensors"}
