@@ -50,6 +50,77 @@ def test_program_writes_the_same_numbers_and_keeps_what_holds(results, tmp_path,
     assert asked == [["nf4"], ["nf4"]] and without["modules"]["model.norm"]["gd"] is None
 
 
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """A function that measures a run for schemes, with a computation that only notes for which; (content, those it computed)."""
+    asked = []
+
+    def compute(run, target, schemes, corpus):
+        asked.append([scheme["name"] for scheme in schemes])
+        return {"modules": {}, "schemes": {scheme["name"]: {"scheme": scheme, "modules": {}} for scheme in schemes}}
+
+    monkeypatch.setattr(mechanism, "compute", compute)
+    monkeypatch.setattr(mechanism, "import_libraries", lambda gradient: None)
+    for name in ("run", "target"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "outcome.json").write_text(json.dumps({"status": "done", "weights": name}))
+
+    def measure(known, *schemes):
+        del asked[:]
+        return mechanism.measure(tmp_path / "run", tmp_path / "target", list(schemes), known), sum(asked, [])
+
+    return measure
+
+
+FULL, TENSOR = {"name": "f", "kind": "full"}, {"name": "t", "kind": "rtn", "bits": 4, "granularity": "tensor"}
+
+
+@pytest.mark.parametrize("folder", ["run", "target"])
+def test_what_was_measured_of_other_weights_is_measured_anew(measured, tmp_path, folder):
+    first, asked = measured({}, FULL, TENSOR)
+    assert asked == ["f", "t"] and measured(first, FULL, TENSOR) == (first, [])
+    (tmp_path / folder / "outcome.json").write_text(json.dumps({"status": "done", "weights": "others"}))
+    assert measured(first, FULL, TENSOR)[1] == ["f", "t"]
+
+
+def test_what_an_earlier_version_measured_is_measured_anew(measured, monkeypatch):
+    first, _ = measured({}, FULL)
+    monkeypatch.setattr(mechanism, "VERSION", mechanism.VERSION + 1)
+    assert measured(first, FULL)[1] == ["f"]
+
+
+def test_a_scheme_that_changed_is_measured_anew_and_one_that_is_gone_is_dropped(measured):
+    first, _ = measured({}, FULL, TENSOR)
+    changed, asked = measured(first, FULL, TENSOR | {"bits": 3})
+    assert asked == ["t"] and changed["schemes"]["t"]["scheme"]["bits"] == 3 and list(changed["schemes"]) == ["f", "t"]
+    fewer, asked = measured(changed, FULL)
+    assert asked == [] and list(fewer["schemes"]) == ["f"]
+
+
+def test_what_is_left_out_is_what_the_sweep_now_has_of_it(measured, monkeypatch):
+    monkeypatch.delattr("scripts.quantizers.rtn.held")
+    first, _ = measured({}, FULL, TENSOR)
+    again, asked = measured(first, FULL)
+    assert (first["left_out"], again["left_out"], asked) == (["t"], [], [])
+
+
+@pytest.mark.parametrize("text", ['{"schemes": ', "[]", ""])
+def test_a_damaged_file_is_as_good_as_none(tmp_path, text):
+    (tmp_path / "mechanism.json").write_text(text)
+    assert mechanism.earlier(tmp_path / "mechanism.json") == {}
+
+
+def test_a_gpu_is_taken_for_the_gradient_alone(results, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(mechanism.devices, "claim", taken.append)
+    monkeypatch.setattr(mechanism, "measure", lambda *_: {})
+    arguments = ["--run", str(results / "run"), "--target", str(results / "target"), "--schemes", str(results / "full.json")]
+    assert mechanism.main([*arguments, "--out", str(tmp_path / "a.json")]) == 0 and taken == []
+    assert mechanism.main([*arguments, "--out", str(tmp_path / "b.json"), "--corpus", str(results / "corpus")]) == 0 and taken == [
+        1
+    ]
+
+
 def test_a_difference_reads_like_whole_weights(results, tmp_path):
     import shutil
 
