@@ -41,11 +41,16 @@ def check(settings: dict, model=None) -> None:
             raise ValueError(f"source: {source!r} is no folder; allowed: hub, or a folder with lm-eval's tasks")
         if not any(task in path.read_text(encoding="utf-8") for path in Path(source).rglob("*.yaml")):
             raise ValueError(f"task: {task!r} is in no YAML file of {source!r}; allowed: a task of that folder")
-    elif hub.offline() and task in DATASETS and not hub.cached("datasets", DATASETS[task]):
+    elif (variable := offline()) and task in DATASETS and not hub.cached("datasets", DATASETS[task]):
         raise ValueError(
-            f"source: 'hub' while HF_HUB_OFFLINE is set, and {DATASETS[task]} is not in the cache; "
+            f"source: 'hub' while {variable} is set, and {DATASETS[task]} is not in the cache; "
             "allowed: a local folder with the task, or a data set that was downloaded before"
         )
+
+
+def offline() -> str | None:
+    """The environment variable that keeps lm-eval's data sets from the hub; None where none does."""
+    return hub.offline("HF_DATASETS_OFFLINE")
 
 
 def guard(model, arguments, output) -> None:
@@ -109,7 +114,7 @@ def evaluate(engine, data, settings: dict) -> dict:
                 bootstrap_iters=0,
             )
     except OSError as error:  # no network, or no such file
-        where = "HF_HUB_OFFLINE is set" if hub.offline() and not local else str(error).splitlines()[0]
+        where = f"{offline()} is set" if offline() and not local else str(error).splitlines()[0]
         raise ValueError(
             f"lm_eval.source: data of {task!r} can't be read from {source!r}: {where}; allowed: data at hand"
         ) from error

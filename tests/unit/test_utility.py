@@ -123,8 +123,12 @@ def test_what_can_be_known_before_any_job(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ValueError, match="source: 'hub' while HF_HUB_OFFLINE"):
-        lm_eval.check(chosen)
+    for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):  # the second is of data sets alone
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setenv(variable, "1")
+        with pytest.raises(ValueError, match=f"source: 'hub' while {variable} is set, and cais/mmlu is not in the cache"):
+            lm_eval.check(chosen)
+        lm_eval.check(chosen | {"task": "arc_easy"})  # whose data set is not known here
     (tmp_path / "hub/datasets--cais--mmlu").mkdir(parents=True)
     lm_eval.check(chosen)
     with pytest.raises(ValueError, match="source: '/nowhere'"):
