@@ -74,7 +74,7 @@ def test_several_gpus_of_a_machine(started, spec):
     assert environment["OMP_NUM_THREADS"] == "2" and not srun
 
 
-TOLD = {"SLURM_JOB_NODELIST": "gpu[7-8]", "SLURM_CPUS_PER_TASK": "8"}
+TOLD = {"SLURM_JOB_NODELIST": "gpu[7-8]", "SLURM_CPUS_PER_TASK": "6"}
 
 
 @pytest.mark.parametrize("told", [TOLD, {}])  # by Slurm; what Snakemake's plugin leaves of it
@@ -90,7 +90,9 @@ def test_several_nodes_of_a_slurm_job(started, spec, monkeypatch, tmp_path, told
         monkeypatch.setenv(name, value)
     assert launch.main(["--gpus", "4", "--nodes", "2", "--zero", "3", "--offload", "cpu", "scripts.unlearn", "--spec", spec]) == 0
     command, environment, srun = started.pop()
-    assert srun and command[0] == "srun" and {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=8"} <= set(command)
+    cores = f"--cpus-per-task={told.get('SLURM_CPUS_PER_TASK', 8)}"  # 8: the rule's threads
+    assert srun and command[0] == "srun" and {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", cores} <= set(command)
+    assert {"--overlap", "--kill-on-bad-exit=0", "--export=ALL"} <= set(command)
     own = command[command.index("scripts.launch") + 1 :]
     monkeypatch.setenv("LAUNCH_FIRST_NODE", environment["LAUNCH_FIRST_NODE"])
     for node, hosts in (("0", "True"), ("1", "False")):
@@ -122,6 +124,62 @@ def test_auto_takes_the_first_stage_that_fits(spec):
         assert placement.choose(shape, training, 4, size + 1) == option
     with pytest.raises(ValueError, match="resources.gpu_gb"):
         placement.choose(shape, training, 4, min(sizes.values()) - 1)
+
+
+@pytest.mark.parametrize("start", ["--target", "--base"])
+def test_the_shape_is_that_of_the_model_that_the_training_starts_from(spec, tmp_path, monkeypatch, start):
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 160, "vocab_size": 300}
+    storage.write_json(tmp_path / "start/checkpoint/config.json", sizes)
+    asked = []
+    monkeypatch.setattr(placement, "choose", lambda *arguments: asked.append(arguments) or (3, "cpu"))
+    line = ["--gpus", "4", "--nodes", "2", "--gpu-gb", "40", "--zero", "3", "--offload", "none", "scripts.unlearn", "--spec", spec]
+    assert launch.sharding(launch.parser().parse_args([*line, start, str(tmp_path / "start")])) == (3, "cpu")
+    launch.sharding(launch.parser().parse_args(line))
+    (shape, training, *rest), (own, *_) = asked
+    assert rest == [8, 40, "3", "none"] and training == memory.Training.of(SPEC)
+    assert (shape.hidden, own.hidden) == (64, 32)
+
+
+def test_a_training_takes_its_gpus_of_the_machine_and_fewer_than_its_ranks_are_refused(started, spec, monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr(launch.devices, "claim", taken.append)
+    monkeypatch.setattr(os, "execv", lambda *_: None)
+    for gpus in ("0", "1", "4"):
+        launch.main(["--gpus", gpus, "scripts.unlearn", "--spec", spec])
+    assert taken == [1, 1, 4] and len(started) == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    for own in ([], ["--on-node"]):  # on this machine, and as srun starts it on each node, which claims nothing
+        assert launch.main([*own, "--gpus", "4", "scripts.unlearn", "--spec", spec]) == 2
+        assert "resources.gpus: 4 is not allowed on a node that shows 3 GPUs" in capsys.readouterr().err
+    assert taken == [1, 1, 4, 4] and len(started) == 1
+
+
+def test_several_gpus_need_a_spec(started, capsys):
+    assert launch.main(["--gpus", "2", "scripts.unlearn", "--out", "run"]) == 2
+    assert "--spec: missing" in capsys.readouterr().err and not started
+
+
+PARENT = (
+    "import signal, sys, time; signal.signal(signal.SIGUSR1, lambda *_: sys.exit({code})); print('.', flush=True); time.sleep(60)"
+)
+
+
+@pytest.mark.parametrize("code, expected", [(0, 0), (1, 143)])
+def test_srun_gets_a_signal_that_its_tasks_are_handed(tmp_path, code, expected):
+    """SIGTERM would have srun kill them. What has ended well all the same is not called interrupted."""
+    program = f"import os, sys; from scripts import launch; command = [sys.executable, '-c', {PARENT.format(code=code)!r}]\n"
+    program += "sys.exit(launch.run(command, dict(os.environ), through_srun=True))"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b".\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == expected
+
+
+def test_what_has_started_no_rank_yet_is_ended(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    launch.forward(process, signal.SIGTERM, through_srun=False)
+    assert process.wait(30) == -signal.SIGKILL
+    launch.forward(process, signal.SIGTERM, through_srun=False)  # gone: there is nobody to tell
 
 
 RANK = """
