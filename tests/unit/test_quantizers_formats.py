@@ -85,6 +85,99 @@ def test_blocks_of_every_kind_against_the_gguf_package(tmp_path, kind):
     assert torch.equal(_formats.gguf(torch.tensor(blocks), kind), expected)
 
 
+def half(block, at):
+    """The fp16 number at a byte of a block."""
+    return float(np.frombuffer(bytes(block[at : at + 2]), np.float16)[0])
+
+
+def signed(byte):
+    return byte - 256 if byte > 127 else byte
+
+
+def nibble(block, at, i, width):
+    """Code i of `width` weights in 4-bit halves of bytes: those of the first half of them are the low ones."""
+    byte = block[at + i % (width // 2)]
+    return byte >> 4 if i >= width // 2 else byte & 15
+
+
+def subscale(block, j):
+    """(scale, minimum) of sub-block j of 8: 6 bits each, the top two bits of the last four in the bytes of the first four."""
+    part = block[4:16]
+    if j < 4:
+        return part[j] & 63, part[j + 4] & 63
+    return part[j + 4] & 15 | part[j - 4] >> 6 << 4, part[j + 4] >> 4 | part[j] >> 6 << 4
+
+
+def of_block(kind, b, i):
+    """Weight i of a block of llama.cpp, from its bytes, by the layout that ggml-common.h declares."""
+    fifth = {"q5_0": 2, "q5_1": 4}
+    if kind == "q8_0":
+        return half(b, 0) * signed(b[2 + i])
+    if kind == "q4_0":
+        return half(b, 0) * (nibble(b, 2, i, 32) - 8)
+    if kind in fifth:
+        at = fifth[kind]
+        code = nibble(b, at + 4, i, 32) | (b[at + i // 8] >> i % 8 & 1) << 4
+        return half(b, 0) * (code - 16) if kind == "q5_0" else half(b, 0) * code + half(b, 2)
+    if kind in ("q4_k", "q5_k"):
+        j, at = i // 32, 16 if kind == "q4_k" else 48
+        code = nibble(b, at + i // 64 * 32, i % 64, 64)
+        code |= (b[16 + i % 32] >> j & 1) << 4 if kind == "q5_k" else 0
+        scale, minimum = subscale(b, j)
+        return half(b, 0) * scale * code - half(b, 2) * minimum
+    part, place = divmod(i, 128)
+    quarter, column = divmod(place, 32)
+    low = b[64 * part + place % 64] >> 4 * (quarter // 2) & 15
+    high = b[128 + 32 * part + column] >> 2 * quarter & 3
+    return half(b, 208) * signed(b[192 + i // 16]) * ((low | high << 4) - 32)
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"])
+def test_blocks_of_every_kind_weight_by_weight(kind):
+    """What the package says, too, but without it."""
+    _, width, size = SIZES[kind]
+    blocks = np.random.default_rng(1).integers(0, 256, (2, 3, size), dtype=np.uint8)
+    for at in (208,) if kind == "q6_k" else (0, 2):  # finite fp16 numbers; codes in some kinds
+        blocks[..., at : at + 2] = np.linspace(0.01, 1, 6).astype(np.float16).view(np.uint8).reshape(2, 3, 2)
+    found = _formats.gguf(torch.tensor(blocks.reshape(2, 3 * size)), kind)
+    expected = [[of_block(kind, block.tolist(), i) for block in row for i in range(width)] for row in blocks]
+    assert found.shape == (2, 3 * width) and torch.allclose(found, torch.tensor(expected), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("zeros, index", [(True, None), (False, None), (True, "drawn"), (True, "unset")])
+def test_pack_quantized_element_by_element(bits, zeros, index):
+    """Without zero points the grid is symmetric; columns belong to groups in order unless the layer says otherwise (−1: it doesn't)."""
+    draw = torch.Generator().manual_seed(bits)
+    rows, cols, groups = 6, 32, 4
+    codes = torch.randint(0, 2**bits, (rows, cols), generator=draw)
+    zero = torch.randint(0, 2**bits, (rows, groups), generator=draw) if zeros else torch.full((rows, groups), 2 ** (bits - 1))
+    scale = torch.rand(rows, groups, generator=draw).half()
+    parts = _formats.to_pack_quantized(codes, scale, zero, (rows, cols), bits)
+    group_of = torch.arange(cols) // 8
+    if not zeros:
+        del parts["weight_zero_point"]
+    if index:
+        parts["weight_g_idx"] = group_of = torch.randint(0, groups, (cols,), generator=draw)
+    if index == "unset":
+        parts["weight_g_idx"], group_of = torch.full((cols,), -1), torch.arange(cols) // 8
+    found = _formats.pack_quantized(parts, bits)
+    for r in range(rows):
+        for c in range(cols):
+            g = group_of[c]
+            assert found[r, c] == scale[r, g].float() * (codes[r, c] - zero[r, g])
+
+
+def test_hqq_s_zeros_are_no_whole_numbers():
+    draw = torch.Generator().manual_seed(0)
+    codes, scale = torch.randint(0, 8, (4, 24), generator=draw), torch.rand(4, 3, generator=draw)
+    zero = 8 * torch.rand(4, 3, generator=draw)
+    found = _formats.hqq({"codes": _formats.pack(codes, 3), "scale": scale, "zero": zero, "shape": torch.tensor([4, 24])}, 3)
+    for r in range(4):
+        for c in range(24):
+            assert found[r, c] == (codes[r, c] - zero[r, c // 8]) * scale[r, c // 8]
+
+
 @pytest.mark.parametrize("layout", ["gptq", "pack_quantized", "hqq"])
 def test_stored_codes_are_those_that_were_packed(layout):
     generator = torch.Generator().manual_seed(0)
