@@ -194,6 +194,8 @@ def test_the_fewest_gpus_divide_the_batch():
     assert least(4) < least(3) < least(2) < least(1)
     assert [placement.fewest(shape, training, least(gpus) + 0.001) for gpus in (1, 2, 3, 4)] == [1, 2, 3, 6]
     assert placement.fewest(shape, training, least(6) - 0.01) is None
+    training = memory.Training(batch=512)
+    assert placement.fewest(shape, training, least(512) + 0.001) == 512
     assert placement.fewest(shape, memory.Training(batch=512 * 10**6), 0.1) is None  # looks at no more GPUs than may be asked for
 
 

@@ -147,7 +147,7 @@ def test_blocks_of_every_kind_weight_by_weight(kind):
 @pytest.mark.parametrize("bits", [3, 4, 8])
 @pytest.mark.parametrize("zeros, index", [(True, None), (False, None), (True, "drawn"), (True, "unset")])
 def test_pack_quantized_element_by_element(bits, zeros, index):
-    """Without zero points the grid is symmetric; columns belong to groups in order unless the layer says otherwise (−1: it doesn't)."""
+    """Without zero points the grid is symmetric; columns belong to groups in order unless g_idx says others (−1: it is not set)."""
     draw = torch.Generator().manual_seed(bits)
     rows, cols, groups = 6, 32, 4
     codes = torch.randint(0, 2**bits, (rows, cols), generator=draw)
