@@ -118,16 +118,29 @@ def test_keeping_weights_another_way_changes_nothing(grown):
     assert new(grown) == {}
 
 
-@pytest.mark.parametrize("store, jobs", [("delta", {"restore": 4}), ("full", {})])
-def test_another_environment_reads_restored_weights(grown, tmp_path, monkeypatch, store, jobs):
-    """GGUF's environment can't read differences: unlearned models are restored for it, target and retrain are whole."""
+@pytest.fixture
+def with_gguf(grown, tmp_path, monkeypatch):
+    """The finished sweep with one more scheme, which quantizes in an environment of its own, as far as a dry run can tell."""
     (tmp_path / "gguf" / "bin").mkdir(parents=True)
     (tmp_path / "gguf" / "bin" / "python").touch()
     (tmp_path / "gguf" / isolation.MARK).write_text(isolation.digest("gguf"))
     monkeypatch.setenv("UNLEARNING_ENVS", str(tmp_path))
     grown.config["schemes"]["gguf"] = {"kind": "gguf", "type": "q4_0"}
-    grown.config["store_checkpoints"] = store
-    assert new(grown) == {"scheme": 2, "quantize_gguf": 6, "evaluate_gguf": 6, "mechanism": 4} | jobs
+    return grown
+
+
+@pytest.mark.parametrize("store, jobs", [("delta", {"restore": 4}), ("full", {})])
+def test_another_environment_reads_restored_weights(with_gguf, store, jobs):
+    """GGUF's environment can't read differences: unlearned models are restored for it, target and retrain are whole."""
+    with_gguf.config["store_checkpoints"] = store
+    assert new(with_gguf) == {"scheme": 2, "quantize_gguf": 6, "evaluate_gguf": 6, "mechanism": 4} | jobs
+
+
+def test_checkpoints_along_a_training_are_restored_for_it_too(with_gguf):
+    with_gguf.config["sweep"][0]["checkpoint_at"] = [2]
+    trained = {"spec": 4, "unlearn_at2": 4, "mechanism": 4}  # the setting has another name
+    models = {"evaluate_full": 8, "evaluate_gguf": 10, "quantize_gguf": 10, "restore": 8}
+    assert new(with_gguf) == {"scheme": 2} | trained | models
 
 
 def test_quantized_models_are_made_anew_for_another_scheme_alone(grown):

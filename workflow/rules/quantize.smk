@@ -4,16 +4,16 @@
 # A checkpoint with whole weights, for environments that can't read differences; gone after the last job that reads it.
 rule restore:
     input:
-        outcome=f"{RESULTS}/{{corpus}}/{{run}}/outcome.json",
-        checkpoint=ancient(f"{RESULTS}/{{corpus}}/{{run}}/checkpoint"),
+        outcome=f"{RESULTS}/{{corpus}}/{{model}}/outcome.json",
+        checkpoint=ancient(f"{RESULTS}/{{corpus}}/{{model}}/checkpoint"),
         target_weights=ancient(f"{RESULTS}/{{corpus}}/target/checkpoint"),
         program=program("export"),
     output:
-        temp(directory(f"{RESULTS}/{{corpus}}/{{run}}/restored")),
+        temp(directory(f"{RESULTS}/{{corpus}}/{{model}}/restored")),
     log:
-        f"{RESULTS}/logs/{{corpus}}/{{run}}/restore.log",
+        f"{RESULTS}/logs/{{corpus}}/{{model}}/restore.log",
     benchmark:
-        f"{RESULTS}/benchmarks/{{corpus}}/{{run}}/restore.tsv"
+        f"{RESULTS}/benchmarks/{{corpus}}/{{model}}/restore.tsv"
     conda:
         "../../envs/train.yaml"
     threads: 1
