@@ -44,10 +44,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        OUTPUTS["scores"],
-        OUTPUTS["figures"],
-        OUTPUTS["tables"],
-        OUTPUTS["pages"],
+        complete("scores", "figures", "tables", "pages"),
 
 
 # Every target, retrain and unlearned model.
@@ -59,13 +56,13 @@ rule checkpoints:
 # The tables of scores and of recovery.
 rule scores:
     input:
-        OUTPUTS["scores"],
+        complete("scores"),
 
 
 # The figures, redrawn from cached scores.
 rule figures:
     input:
-        OUTPUTS["figures"],
+        complete("figures"),
 
 
 include: "workflow/rules/corpora.smk"

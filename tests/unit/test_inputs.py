@@ -89,6 +89,19 @@ def test_tables_wait_for_every_metric_file_or_with_partial_take_what_is_there(in
     assert there.metric_files(None) == everything and there.forced == set()
 
 
+def test_targets_ask_for_metric_files_that_tables_lack(inputs, tmp_path):
+    """Tables that are there and one metric file that no rule makes: else Snakemake would find nothing to do."""
+    there = inputs()
+    there.OUTPUTS.update(scores=[str(tmp_path / "scores.csv")], figures=["a.svg", "b.svg"])
+    everything, (made, *lacking) = there.metric_files(None), there.metric_files(None)
+    write_json(Path(made), {"value": 1})
+    assert there.complete("scores", "figures")(None) == [str(tmp_path / "scores.csv"), "a.svg", "b.svg"]
+    (tmp_path / "scores.csv").touch()
+    assert len(everything) > 1 and there.complete("figures")(None) == [*lacking, "a.svg", "b.svg"]
+    there.config["partial"] = True
+    assert there.complete("figures")(None) == ["a.svg", "b.svg"]
+
+
 def test_masks_are_those_of_masked_runs_or_with_partial_those_that_are_there(inputs, tmp_path):
     (run,) = (name for name in runs(inputs()) if "sure" in name)
     file = f"{tmp_path}/people/{run}/mask.json"

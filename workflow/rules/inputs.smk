@@ -102,6 +102,22 @@ def metric_files(wildcards):
     return files
 
 
+def complete(*names):
+    """Input function of a target of the Snakefile: the files of OUTPUTS by their names, and metric files that tables lack.
+
+    Where no rule can make a metric file, Snakemake takes old tables for made by hand and says that there is nothing to do; as an
+    input of the target itself it is missed.
+    """
+
+    def files(wildcards):
+        lacking = []
+        if os.path.exists(OUTPUTS["scores"][0]) and not config["partial"]:
+            lacking = [path for path in metric_files(wildcards) if not os.path.exists(path)]
+        return lacking + [file for name in names for file in OUTPUTS[name]]
+
+    return files
+
+
 def mask_files(wildcards):
     """The mask of every masked run of the sweep, or with `partial` of those that have one."""
     files = [f"{RESULTS}/{run.path}/mask.json" for run in PLAN.masked()]
