@@ -80,12 +80,12 @@ TOLD = {"SLURM_JOB_NODELIST": "gpu[7-8]", "SLURM_CPUS_PER_TASK": "6"}
 @pytest.mark.parametrize("told", [TOLD, {}])  # by Slurm; what Snakemake's plugin leaves of it
 def test_several_nodes_of_a_slurm_job(started, spec, monkeypatch, tmp_path, told):
     (tmp_path / "scontrol").write_text("#!/bin/sh\n[ \"$*\" = 'show hostnames gpu[7-8]' ] && printf 'gpu7\\ngpu8\\n'\n")
-    (tmp_path / "squeue").write_text("#!/bin/sh\n[ \"$*\" = '--noheader --jobs=4711 --format=%N' ] && echo 'gpu[7-8]'\n")
+    (tmp_path / "squeue").write_text("#!/bin/sh\n[ \"$*\" = '--noheader --jobs=1244711 --format=%N' ] && echo 'gpu[7-8]'\n")
     for name in ("scontrol", "squeue"):
         (tmp_path / name).chmod(0o755)
     for name in TOLD:
         monkeypatch.delenv(name, raising=False)
-    slurm = {"SLURM_JOB_ID": "4711", **told}
+    slurm = {"SLURM_JOB_ID": "1244711", **told}
     for name, value in {**slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}.items():
         monkeypatch.setenv(name, value)
     assert launch.main(["--gpus", "4", "--nodes", "2", "--zero", "3", "--offload", "cpu", "scripts.unlearn", "--spec", spec]) == 0
@@ -99,7 +99,7 @@ def test_several_nodes_of_a_slurm_job(started, spec, monkeypatch, tmp_path, told
         monkeypatch.setenv("SLURM_NODEID", node)
         assert launch.main(own) == 0
         command, _, srun = started.pop()
-        assert not srun and {"--nnodes=2", "--nproc-per-node=4", "--rdzv-backend=c10d", "--rdzv-id=4711"} <= set(command)
+        assert not srun and {"--nnodes=2", "--nproc-per-node=4", "--rdzv-backend=c10d", "--rdzv-id=1244711"} <= set(command)
         assert "--rdzv-endpoint=gpu7:24711" in command and f"--rdzv-conf=is_host={hosts}" in command
         assert command[-6:] == ["--spec", spec, "--zero", "3", "--offload", "cpu"]
 

@@ -98,6 +98,7 @@ def test_moments_masters_and_casts_by_hand():
 
     for optimizer, moment in (("adamw", 2), ("adamw_8bit", 1 + 4 / 256), ("paged_adamw", 0), ("paged_adamw_8bit", 0)):
         assert part("optimiser", optimizer=optimizer) == 2 * N * moment
+    assert part("weights", weights="fp32", checkpointing=True) == 4 * N + 2 * BIG.linear
     assert part("weights", weights="fp32") == 4 * N + 2 * BIG.linear and part("step", weights="fp32") == 0
     small = memory.Shape(layers=2, **SIZES)  # of fewer weights than are widened at once
     assert memory.plan(small, memory.Training())["step"] == 16 * small.weights
