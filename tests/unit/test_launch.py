@@ -104,9 +104,11 @@ def test_several_nodes_of_a_slurm_job(started, spec, monkeypatch, tmp_path, told
         assert command[-6:] == ["--spec", spec, "--zero", "3", "--offload", "cpu"]
 
 
-def test_several_nodes_without_slurm_are_refused(started, spec, monkeypatch, capsys):
+@pytest.mark.parametrize("gpus", ["1", "4"])
+def test_several_nodes_without_slurm_are_refused(started, spec, monkeypatch, capsys, gpus):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert launch.main(["--gpus", "4", "--nodes", "2", "scripts.unlearn", "--spec", spec]) == 2
+    monkeypatch.setattr(launch.devices, "claim", lambda count: pytest.fail("GPUs of this machine are not asked for"))
+    assert launch.main(["--gpus", gpus, "--nodes", "2", "scripts.unlearn", "--spec", spec]) == 2
     assert "resources.nodes" in capsys.readouterr().err and not started
 
 
@@ -148,7 +150,7 @@ def test_a_training_takes_its_gpus_of_the_machine_and_fewer_than_its_ranks_are_r
         launch.main(["--gpus", gpus, "scripts.unlearn", "--spec", spec])
     assert taken == [1, 1, 4] and len(started) == 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    for own in ([], ["--on-node"]):  # on this machine, and as srun starts it on each node, which claims nothing
+    for own in ([], ["--on-node", "--nodes", "2"]):  # on this machine, and as srun starts it on each node, which claims nothing
         assert launch.main([*own, "--gpus", "4", "scripts.unlearn", "--spec", spec]) == 2
         assert "resources.gpus: 4 is not allowed on a node that shows 3 GPUs" in capsys.readouterr().err
     assert taken == [1, 1, 4, 4] and len(started) == 1

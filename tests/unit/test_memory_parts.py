@@ -106,3 +106,18 @@ def test_moments_masters_and_casts_by_hand():
     one = part("weights", weights="fp32", lora=8, checkpointing=True)
     assert one == 4 * (N + BIG.lora(8)) + 2 * (layer + 32000 * 4096)
     assert part("gradients", lora=8) == 2 * BIG.lora(8)
+
+
+def test_what_is_alive_at_the_top_of_a_backward_pass():
+    """With checkpointing the final norm's inputs beside the logits, or one layer in full, when they are gone."""
+    tokens = 4 * 2048
+    for vocabulary, most in ((32000, "layer"), (10**6, "logits")):
+        shape = memory.Shape(4096, 32, 32, 32, 11008, vocabulary)
+        parts = memory.plan(shape, memory.Training(checkpointing=True))
+        layer, final = memory.activation_bytes(shape, "bf16", "bf16")
+        one = tokens * (layer + 2 * 2 * 11008) + 2 * 4096 * 11008 - parts["logits"]
+        assert (one > tokens * final) == (most == "layer")
+        assert parts["activations"] == tokens * 32 * 4096 * 2 + max(one, tokens * final)
+    parts = memory.plan(BIG, memory.Training(masked=True))
+    assert parts["mask"] == 4 * N + parts["activations"] + parts["logits"]
+    assert memory.plan(BIG, memory.Training())["mask"] == 0
