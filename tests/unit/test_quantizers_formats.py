@@ -40,6 +40,18 @@ def test_gptq_layout_element_by_element(bits):
             assert found[r, c] == scales[g, r].float() * (codes[r, c] - zeros[g, r])
 
 
+def test_a_zero_point_of_0_is_stored_as_the_largest_field():
+    """At 3 bits, where fields cross words, each of them wraps by itself."""
+    zeros = torch.tensor([[0, 7, 0, 3] * 8])
+    tensors = {
+        "qzeros": _formats.pack((zeros - 1) & 7, 3),
+        "scales": torch.ones(1, 32),
+        "g_idx": torch.zeros(32, dtype=torch.int32),
+    }
+    tensors["qweight"] = _formats.pack(torch.full((32, 32), 5), 3).T
+    assert torch.equal(_formats.gptq(tensors, 3), (5.0 - zeros.T).expand(32, 32))
+
+
 def test_auto_gptq_files_read_exactly(tmp_path):
     """Layers packed by auto-gptq's own code: the format that its users' checkpoints have."""
     code = """
