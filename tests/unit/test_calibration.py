@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,10 @@ class Letters:
 
     def __call__(self, text, add_special_tokens=False):
         return {"input_ids": [2 + ord(c) % 60 for c in text]}
+
+
+class NoBos(Letters):
+    bos_token_id = None
 
 
 def settings(**changes):
@@ -43,6 +48,44 @@ def test_calibration_windows_are_drawn_by_seed_from_the_set_that_is_named(tmp_pa
     forget, _ = calibration.sample(settings(calibration="forget"), tmp_path, Letters())
     retain, _ = calibration.sample(settings(calibration="retain"), tmp_path, Letters())
     assert forget != retain
+
+
+def test_windows_hold_each_token_of_the_documents_once(tmp_path):
+    (tmp_path / "own.txt").write_text("abc\n\nde\nf\n\n \n\n")
+    (tmp_path / "data/raw").mkdir(parents=True)
+    (tmp_path / "data/raw/forget.json").write_text(json.dumps(["abc", " ", "de\nf"]))
+    stream = Letters()("abc\n\nde\nf\n\n")["input_ids"]
+    for chosen in ({"text": str(tmp_path / "own.txt")}, {"calibration": "forget"}):
+
+        def cut(length, tokenizer, chosen=chosen):
+            windows, tokens = calibration.cut(settings(length=length, **chosen), tmp_path, tokenizer)
+            assert tokens == len(stream) == 11
+            return windows
+
+        assert cut(5, Letters()) == [[1, *stream[:4]], [1, *stream[4:8]]]
+        assert cut(5, NoBos()) == [stream[:5], stream[5:10]]
+        assert cut(12, Letters()) == [[1, *stream]] and cut(11, NoBos()) == [stream] and cut(13, Letters()) == []
+
+
+def test_samples_are_drawn_from_all_windows(tmp_path):
+    windows, _ = calibration.cut(settings(), tmp_path, Letters())
+    drawn, _ = calibration.sample(settings(calibration_seed=5), tmp_path, Letters())
+    assert drawn == [windows[i] for i in random.Random(5).sample(range(len(windows)), 4)]
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "[1, 2]", '["a", null]'])
+def test_a_split_that_is_no_list_of_texts(tmp_path, content):
+    (tmp_path / "data/raw").mkdir(parents=True)
+    (tmp_path / "data/raw/forget.json").write_text(content)
+    with pytest.raises(ValueError, match="^calibration: .*forget.json is not usable; allowed: a list of strings"):
+        calibration.texts(settings(calibration="forget"), tmp_path)
+
+
+def test_a_file_of_as_many_bytes_as_tokens_might_do(tmp_path):
+    (tmp_path / "own.txt").write_text("x" * 128)
+    calibration.check(settings(text=str(tmp_path / "own.txt")))
+    with pytest.raises(ValueError, match="samples: 4 of 33 tokens are more than the 128 bytes of own.txt"):
+        calibration.check(settings(text=str(tmp_path / "own.txt"), length=33))
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def test_two_jobs_do_not_share_a_gpu_and_a_killed_one_gives_its_back(job):
     third = job(2)  # has to wait: one is left
     with pytest.raises(subprocess.TimeoutExpired):
         third.wait(0.6)
-    first.kill()
+    fourth = job(1)  # gets the one that the third can't do with alone
+    assert len(fourth.stdout.readline().strip().split(",")) == 1
+    first.kill(), fourth.kill()
     three = third.stdout.readline().strip().split(",")
     assert len(three) == 2 and not set(three) & set(two)
 
@@ -68,3 +70,33 @@ def test_all_gpus_of_the_machine_are_asked_for(tmp_path, monkeypatch):
     assert devices.claim(1, environment, tmp_path / "locks") == ["2"] and environment == {"CUDA_VISIBLE_DEVICES": "2"}
     monkeypatch.setenv("PATH", "/nowhere")
     assert devices.visible({}) == []
+    tool.write_text("#!/bin/sh\necho 0\nexit 9\n")  # a driver that does not answer
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert devices.visible({}) == [] and devices.visible({"CUDA_VISIBLE_DEVICES": "0, GPU-x,"}) == ["0", "GPU-x"]
+
+
+def test_a_training_has_no_more_processes_than_a_node_shows_gpus():
+    devices.check_count(2, {"CUDA_VISIBLE_DEVICES": "0,1"})
+    devices.check_count(2, {"CUDA_VISIBLE_DEVICES": ""})  # on CPUs
+    with pytest.raises(ValueError, match="resources.gpus: 3 is not allowed on a node that shows 2 GPUs"):
+        devices.check_count(3, {"CUDA_VISIBLE_DEVICES": "0,1"})
+
+
+def test_where_a_scheme_runs(monkeypatch):
+    """One that needs no GPU asks for none: a driver that torch can't use is no matter of it, nor an environment without torch."""
+
+    def broken():
+        raise ValueError("torch can't use the GPUs")
+
+    for found, usable in (("cuda", lambda: True), ("cpu", lambda: False)):
+        monkeypatch.setattr(devices, "usable", usable)
+        assert devices.pick("awq", ["cpu", "cuda"]) == found and devices.pick("gguf", ["cpu"]) == "cpu"
+    with pytest.raises(ValueError, match="scheme.kind: 'gptq' can't run here; allowed: a machine with cuda"):
+        devices.pick("gptq", ["cuda"])
+    monkeypatch.setattr(devices, "usable", broken)
+    assert devices.pick("gguf", ["cpu"]) == "cpu"
+    with pytest.raises(ValueError, match="torch can't use the GPUs"):
+        devices.pick("awq", ["cpu", "cuda"])
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert devices.pick("hqq", ["cpu", "cuda"]) == "cpu"

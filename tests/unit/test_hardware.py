@@ -85,6 +85,10 @@ def test_gpus_that_torch_cannot_use_are_an_error_and_not_a_run_on_the_cpu(tool, 
     for found in (devices.usable, lambda: runs.prepare(1), lambda: devices.pick("hqq", ["cpu", "cuda"])):
         with pytest.raises(ValueError, match=r"can't use the GPUs of this machine \(driver 535.104.05\); allowed: a newer driver"):
             found()
+    for shown in ("0", "GPU-1a", "MIG-2b"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+        with pytest.raises(ValueError, match="can't use the GPUs"):
+            devices.usable()
     for shown in ("", "-1", "NoDevFiles"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
         assert not devices.usable()
