@@ -139,7 +139,9 @@ def test_demands_that_a_text_can_not_meet(tmp_path):
     calibration.check_demands("g=forget:10x32", tmp_path)
     with pytest.raises(ValueError, match="schemes.a=b.samples: 12 of 32 tokens are more than the forget text gives; .*354 bytes"):
         calibration.check_demands("g=forget:10x32,a=b=forget:12x32", tmp_path)
-    calibration.check_demands("g=forget:11x32", tmp_path)  # by its bytes it might
+    for enough in ("11x32", "177x2"):  # by its bytes it might
+        calibration.check_demands(f"g=forget:{enough}", tmp_path)
+    calibration.check_demands("g=forget:11x32", tmp_path, Letters())  # and does
     with pytest.raises(ValueError, match="schemes.g.samples: 11 of 34 .* at most 10 "):
         calibration.check_demands("f=forget:10x32,g=forget:11x34", tmp_path, Letters())
 

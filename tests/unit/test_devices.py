@@ -66,6 +66,7 @@ def test_all_gpus_of_the_machine_are_asked_for(tmp_path, monkeypatch):
     environment = {}
     assert devices.claim(1, environment, tmp_path / "locks") == ["0"]
     assert environment == {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # numbers, and whose they are
+    assert devices.visible({"CUDA_VISIBLE_DEVICES": ""}) == []  # none is shown, whatever the machine has
     environment = {"CUDA_VISIBLE_DEVICES": "2,1"}
     assert devices.claim(1, environment, tmp_path / "locks") == ["2"] and environment == {"CUDA_VISIBLE_DEVICES": "2"}
     monkeypatch.setenv("PATH", "/nowhere")
