@@ -72,6 +72,9 @@ def test_values_too_large_and_splits_that_are_not_there(data):
         perplexity.evaluate(Lost(), data, SETTINGS)
     with pytest.raises(ValueError, match=r"perplexity.split: needs raw/holdout.json"):
         perplexity.evaluate(Letters(), data, SETTINGS | {"split": "holdout"})
+    write_json(data / "privleak/forget.json", ["", ""])
+    with pytest.raises(ValueError, match="perplexity.split: 'forget' has no token to score; allowed: texts that are not empty"):
+        perplexity.evaluate(Letters(), data, SETTINGS | {"text": "privleak"})
     Letters.positions, kept = None, Letters.positions
     try:
         with pytest.raises(ValueError, match="perplexity.max_tokens: null"):
