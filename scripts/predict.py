@@ -8,10 +8,11 @@ of mechanism.csv, which take no generated text. Two predictors have nothing to f
   weights            regression on the numbers of the weights alone
   gradient           regression on these and the gradient's
 
-Cells are split three ways, and predictions are always for cells left out: one method left out, one scheme left out, one
-setting (all its seeds) left out. Within the cells that a fit sees, the strength of its penalty is chosen by cross-validation over
-settings. R² = 1 − Σ(R − R̂)²/Σ(R − mean R)² over the cells; calibration is the line R = intercept + slope · R̂. Intervals are 95 %
-bootstrap intervals over runs (a run's schemes are drawn together), the predictions being kept.
+Cells are split four ways, and predictions are always for cells left out: one method left out, one scheme left out, one
+setting (all its seeds) left out, one corpus (with its target) left out. Within the cells that a fit sees, the strength of its
+penalty is chosen by cross-validation over settings. R² = 1 − Σ(R − R̂)²/Σ(R − mean R)² over the cells; calibration is the line R =
+intercept + slope · R̂. Intervals are 95 % bootstrap intervals over runs (a run's schemes are drawn together), the predictions being
+kept.
 
 Only cells whose R is defined and known to within `--width` (length of its interval), and whose weights moved, are fitted and
 scored; the others are counted. R is a ratio: of a run that hardly forgot, it says nothing.
@@ -27,8 +28,8 @@ from scripts.core import process
 from scripts.core.analysis import columns, statistics, tables
 
 KINDS = ("perplexity", "verbmem", "knowmem")
-SPLITS = {"method": "one method left out", "scheme": "one scheme left out", "setting": "one setting left out"}
-GROUPS = {"method": ["method"], "scheme": ["scheme"], "setting": ["corpus", "method", "regularizer", "setting"]}
+SPLITS = {name: f"one {name} left out" for name in ("method", "scheme", "setting", "corpus")}
+GROUPS = {name: [name] for name in SPLITS} | {"setting": ["corpus", "method", "regularizer", "setting"]}
 WEIGHTS = ["kept", "log_noise_ratio"]
 PREDICTORS = {
     "1 − kept": ["kept"],

@@ -7,7 +7,7 @@ from scripts.figures import _panels as panels
 
 TABLES = ["prediction", "prediction_fit"]
 SHOWN = {"perplexity": "log p of the text", "verbmem": "VerbMem", "knowmem": "KnowMem"}
-SPLITS = {"method": "a method left out", "setting": "a setting left out", "scheme": "a scheme left out"}
+SPLITS = {name: f"a {name} left out" for name in ("method", "setting", "scheme", "corpus")}
 MANY = 60  # cells per panel above which intervals are drawn faintly
 
 
