@@ -26,16 +26,18 @@ def test_loss_with_the_gram_matrix_is_the_loss():
 
 def test_search_finds_the_best_alpha_and_beats_plain_rounding():
     weight, inputs = sample()
+    inputs[:, 5] = 0  # a channel that the text does not use counts as one of 1e-4
+    inputs[:, 9] *= 0.01
     mean, gram = inputs.abs().mean(0), inputs.T @ inputs
     s, alpha, losses = awq.best_scale([weight], gram, mean, 3, 16)
     by_hand = []
-    for step in range(awq.GRID):
-        scale = mean ** (step / awq.GRID)
+    for step in range(20):
+        scale = mean.clamp(min=1e-4) ** (step / 20)
         scale = scale / (scale.max() * scale.min()).sqrt()
         rounded = awq.value(*awq.rounded(weight * scale, 3, 16), weight.shape) / scale
         by_hand.append((((inputs @ (rounded - weight).T) ** 2).sum()).item())
     assert losses == pytest.approx(by_hand, rel=1e-3)
-    assert alpha == by_hand.index(min(by_hand)) / awq.GRID
+    assert alpha == by_hand.index(min(by_hand)) / 20
     assert alpha > 0 and min(losses) < 0.7 * losses[0]
     assert (s.max() * s.min()).item() == pytest.approx(1, rel=1e-4)
 
@@ -43,37 +45,51 @@ def test_search_finds_the_best_alpha_and_beats_plain_rounding():
 def test_clipping_is_the_best_ratio_of_each_group():
     weight, inputs = sample(rows=6)
     low, high = awq.best_clip(weight, inputs.T @ inputs, 3, 16)
-    flat = weight.reshape(-1, 16)
+    flat, ratios = weight.reshape(-1, 16), []
     for index in range(len(flat)):
         own = inputs[:, 16 * (index % 2) : 16 * (index % 2) + 16]
         group, errors = flat[index : index + 1], []
-        for step in range(awq.CLIPS):
+        for step in range(10):
             ratio = 1 - 0.05 * step
             codes = awq.rounded(group, 3, 16, group.min().clamp(max=0) * ratio, group.max().clamp(min=0) * ratio)
             errors.append(((own @ (awq.value(*codes, group.shape) - group).T) ** 2).sum().item())
         best = 1 - 0.05 * errors.index(min(errors))
+        ratios.append(best)
         chosen = (high[index] / group.max().clamp(min=0)).item()
         at = round((1 - chosen) / 0.05)
         assert chosen == pytest.approx(best, abs=1e-5) or errors[at] == pytest.approx(min(errors), rel=1e-3)
+    assert len(set(ratios)) > 2 and min(ratios) < 0.8
 
 
-def llama(heads=4):
+def test_a_range_reaches_to_0_and_its_step_is_stored_in_half_precision():
+    weight = torch.stack([torch.linspace(0.5, 1, 16), torch.linspace(-1.3, -0.4, 16), torch.linspace(-1, 0.7, 16)])
+    codes, scale, zero = awq.rounded(weight, 4, 16)
+    for row, (low, high) in enumerate(((0, 1), (-1.3, 0), (-1, 0.7))):
+        step = torch.tensor((high - low) / 15).half().float()
+        assert scale[row] == step and zero[row] == torch.round(-low / step)
+    assert (awq.value(codes, scale, zero, weight.shape) - weight).abs().max() <= 0.51 * scale.max()
+
+
+def llama(heads=4, bias=False):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(1)
     shape = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-    model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=heads, initializer_range=0.2)).eval()
+    more = {"num_key_value_heads": heads, "attention_bias": bias, "mlp_bias": bias}
+    model = LlamaForCausalLM(LlamaConfig(**shape, **more, initializer_range=0.2)).eval()
     for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            parameter.data.uniform_(-0.5, 0.5)
         if "layernorm" in name:
             parameter.data.uniform_(0.5, 1.5)
             parameter.data[[3, 17]] = 8  # a few large channels: what AWQ is for
     return model
 
 
-@pytest.mark.parametrize("heads", [4, 2])
-def test_scales_change_nothing_before_rounding(heads):
-    """Function-preserving, also where heads share values (then o_proj is left unscaled)."""
-    model, tokens = llama(heads), torch.arange(40).reshape(2, 20)
+@pytest.mark.parametrize("heads, bias", [(4, False), (2, False), (4, True)])
+def test_scales_change_nothing_before_rounding(heads, bias):
+    """Function-preserving, also where heads share values (then o_proj is left unscaled), and where layers have biases."""
+    model, tokens = llama(heads, bias), torch.arange(40).reshape(2, 20)
     with torch.no_grad():
         before = model(tokens).logits
         calls = awq.block_inputs(model, tokens.tolist(), "cpu")
