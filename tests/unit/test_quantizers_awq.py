@@ -103,6 +103,12 @@ def test_scales_change_nothing_before_rounding(heads, bias):
         chosen = awq.scale_block(block, seen, 3, 16)
         assert not torch.equal(weight, block.mlp.down_proj.weight)
         assert torch.allclose(model(tokens).logits, before, atol=2e-4)
+        again = awq.Inputs({name: block.get_submodule(name) for name in seen})
+        for hidden, named in calls:
+            block(hidden, **named)
+        for name, (gram, mean) in again.result().items():  # what clips are chosen by
+            assert torch.allclose(seen[name][0], gram, rtol=1e-3, atol=1e-3 * gram.max().item()), name
+            assert torch.allclose(seen[name][1], mean, rtol=1e-3), name
     assert ("self_attn.o_proj" in chosen) == (heads == 4)
 
 
