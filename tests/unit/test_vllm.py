@@ -89,6 +89,10 @@ def test_heads_that_the_kernel_lacks_are_refused_on_a_cpu_only():
         grid.plan(configuration.resolve(copy.deepcopy(made)))
     made["resources"]["gpus"] = 1
     assert grid.plan(configuration.resolve(made)).cells
+    serving.check_heads(
+        {"kind": "scratch", "hidden": 320, "heads": 10, "kv_heads": 1}, "key"
+    )  # heads of 32, whoever shares their keys
+    serving.check_heads({"kind": "pretrained", "target": "a/b"}, "key")  # of which no sizes are known here
 
 
 class Words:
