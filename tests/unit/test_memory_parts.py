@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from scripts.core.planning import memory
-from tests.unit.test_memory import SIZES, SIZES_OF_A_LLAMA
+from scripts.core.planning import memory, placement
+from tests.unit.test_memory import BLOCK, SIZES, SIZES_OF_A_LLAMA, sweep
 
 UNLEARN = {"stage": "unlearn", "corpus": {"max_length": 64}, "method": {"name": "npo"}, "regularizer": {"name": "gdr"}}
 MORE = {"checkpointing": True, "optimizer": "paged_adamw"}
@@ -121,3 +121,39 @@ def test_what_is_alive_at_the_top_of_a_backward_pass():
     parts = memory.plan(BIG, memory.Training(masked=True))
     assert parts["mask"] == 4 * N + parts["activations"] + parts["logits"]
     assert memory.plan(BIG, memory.Training())["mask"] == 0
+
+
+@pytest.mark.parametrize(
+    "stage, kind, method, expected",
+    [
+        ("unlearn", "pretrained", "npo", True),
+        ("unlearn", "scratch", "task_vector", False),
+        ("corpus", "scratch", None, False),
+        ("base", "scratch", None, True),
+        ("target", "finetune", None, True),
+        ("retrain", "pretrained", None, False),
+        ("reinforced", "pretrained", None, True),
+    ],
+)
+def test_what_is_a_training(stage, kind, method, expected):
+    assert placement.is_training({"stage": stage, "model": {"kind": kind}, "method": {"name": method}}) is expected
+
+
+def test_the_table_s_numbers_are_gb_on_all_gpus_of_a_job():
+    block = BLOCK | {"method": ["ga", "npo"], "regularizer": ["none", "gdr"]}
+    for resources, gpus in (({"gpus": 0}, 1), ({"gpus": 2, "nodes": 2}, 4)):
+        plan = sweep(sweep=[block], unlearning={"batch": 4, "max_steps": 2}, resources=resources | {"gpu_gb": 80})
+        head, *lines, last = placement.table(plan)
+        assert last.startswith(f"GB per GPU on {gpus} of 80 GB, 2 GB")
+        (line,) = (one for one in lines if "and 2 more" in one)
+        run = next(run for run in plan.runs.values() if run.stage == "unlearn")
+        stage = (0, "none") if gpus == 1 else (2, "none")
+        total = memory.plan(memory.shape_of(run.spec), memory.Training.of(run.spec), gpus, *stage)["total"]
+        assert f" {total / 1e9:11.2f}  {placement.name_of(*stage)}" in line
+
+
+def test_what_would_do_is_the_least_of_all_ways():
+    training = memory.Training(batch=4)
+    least = min(memory.plan(BIG, training, 4, *option)["total"] for option in placement.candidates(training, 4))
+    with pytest.raises(ValueError, match=f"1 GB are too little on 4 GPUs, {least / 1e9:.0f} GB each would do"):
+        placement.choose(BIG, training, 4, 1)
