@@ -106,6 +106,8 @@ def test_moments_masters_and_casts_by_hand():
     one = part("weights", weights="fp32", lora=8, checkpointing=True)
     assert one == 4 * (N + BIG.lora(8)) + 2 * (layer + 32000 * 4096)
     assert part("gradients", lora=8) == 2 * BIG.lora(8)
+    parts = memory.plan(BIG, memory.Training(length=16, batch=1))  # little text: its step is the most that is alive
+    assert parts["total"] == 2 * N + 2 * N + 4 * N + parts["step"] + 2e9
 
 
 def test_what_is_alive_at_the_top_of_a_backward_pass():
