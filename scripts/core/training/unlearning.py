@@ -83,9 +83,8 @@ class Unlearning:
         """The mask of what may be trained, which is also written; None for runs without one. again: layers are computed again."""
         if self.settings["saliency"] == "none":
             return None
-        if (
-            again or self.settings["gradient_checkpointing"]
-        ):  # Trainer turns it on later, and this backward pass keeps as much as training's
+        # Trainer turns it on later, and this backward pass keeps as much as training's.
+        if again or self.settings["gradient_checkpointing"]:
             self.network.activation_checkpointing_enable(hyperparameters.RECOMPUTING)
         mask = saliency.mask_of(
             self.network,
