@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from datetime import datetime
 from pathlib import Path
 
 import slurm_files
@@ -148,7 +150,15 @@ class Cluster:
         wait_until(lambda: self.run("scontrol", "ping", check=False).stdout.count("UP"), START, "slurmctld answers")
 
     def kill_controller(self) -> None:
-        """SIGKILL to slurmctld, as when its host fails."""
+        """SIGKILL to slurmctld, as when its host fails, once it has saved that the jobs which run have started.
+
+        It saves within five seconds. If it came back without knowing of them, it would drain their nodes and hold the jobs until an
+        administrator releases them: another accident than the one that is tested.
+        """
+        starts = self.run("squeue", "-h", "--states=RUNNING", "-o", "%S").stdout.split()
+        last = max((datetime.fromisoformat(start).timestamp() for start in starts), default=0)
+        state = self.folder / "state" / "job_state"
+        wait_until(lambda: time.time() > last + 8 or state.stat().st_mtime > last + 1, START, "slurmctld has saved its jobs")
         self.end("slurmctld", signal.SIGKILL)
 
     def start_node(self, node: str, wait=True) -> None:
