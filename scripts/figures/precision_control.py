@@ -1,7 +1,8 @@
 """The control: the same method with bf16 and with fp32 weights, at forgetting as equal as the sweep offers.
 
 For each method and regularizer, the bf16 and the fp32 cell whose forget scores at full precision lie nearest are set
-side by side. If recovery comes from the precision of the weights that the optimiser writes, only the bf16 line rises
+side by side, among those whose learning rates differ by a factor of two at most where there are such: the learning rate decides
+what comes back, too. If recovery comes from the precision of the weights that the optimiser writes, only the bf16 line rises
 towards the target.
 """
 
@@ -66,7 +67,8 @@ def handles() -> list:
 def pairs(rows, metrics) -> dict[tuple, dict]:
     """{(corpus, method_regularizer): {"bf16": key, "fp32": key}}: the two cells with the nearest scores at full precision.
 
-    Nearest is the smallest Euclidean distance over the forget metrics; ties go to the first in the table.
+    Nearest is the smallest Euclidean distance over the forget metrics; ties go to the first in the table. Pairs of alike learning
+    rates come before others.
     """
     full = rows[(rows.scheme == "full") & rows.value.notna()]
     points = {}
@@ -77,10 +79,19 @@ def pairs(rows, metrics) -> dict[tuple, dict]:
     for corpus, family in dict.fromkeys((key.corpus, key.family) for key in points):
         members = [key for key in points if (key.corpus, key.family) == (corpus, family)]
         both = [(a, b) for a in members for b in members if (a.weights, b.weights) == ("bf16", "fp32")]
+        both = [pair for pair in both if alike(*pair)] or both
         if both:
             a, b = min(both, key=lambda pair: np.linalg.norm(points[pair[0]] - points[pair[1]]))
             matched[corpus, family] = {"bf16": a, "fp32": b}
     return matched
+
+
+def alike(one, other) -> bool:
+    """Whether the learning rates of two cells are known and differ by a factor of two at most."""
+    if not (one.lr and other.lr):
+        return False
+    low, high = sorted(float(key.lr) for key in (one, other))
+    return high <= 2 * low
 
 
 def panel(axis, rows, seeds, pair, schemes) -> None:

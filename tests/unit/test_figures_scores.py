@@ -105,6 +105,19 @@ def test_precision_control_pairs_cells_of_nearest_forgetting():
         assert [y for _, y in bars(axis, f"_{weights}")] == pytest.approx(values(made, setting=setting, metric="verbmem_f"))
 
 
+@pytest.mark.parametrize("lr_of_a, chosen", [("1e-5", "a beside d"), ("9e-5", "b beside d"), ("", "b beside d")])
+def test_precision_control_prefers_alike_learning_rates(lr_of_a, chosen):
+    """b forgets as much as d, a nearly so; with alike learning rates nowhere, or not known, forgetting alone decides."""
+    made = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], settings=2, diverged=())
+    scores = made["scores"]
+    cells = {"lr1e-5_bf16_ep5": ("a", lr_of_a, 40), "lr2e-5_bf16_ep5": ("b", "9e-5", 50), "lr1e-5_fp32_ep5": ("c", "", 10)}
+    for setting, (name, lr, value) in (cells | {"lr2e-5_fp32_ep5": ("d", "2e-5", 50)}).items():
+        rows = scores.setting == setting
+        scores.loc[rows & (scores.scheme == "full"), "value"] = value
+        scores.loc[rows, "lr"], scores.loc[rows, "setting"] = lr, name
+    assert any(f"npo_gdr: {chosen}" in text.get_text() for text in words(drawn("precision_control", made)))
+
+
 def test_quantized_scatter_plots_scheme_against_full():
     made = MADE["usual"]
     axis = drawn("quantized_scatter", made).axes[1]  # VerbMem, second scheme
