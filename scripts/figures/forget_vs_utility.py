@@ -15,13 +15,15 @@ FEW, CROWD = 12, 24  # cells up to which intervals, and arrow heads, are drawn
 
 
 def draw(tables_):
-    """Figure of `tables_["scores"]`; x is VerbMem or KnowMem on the forget set, y KnowMem on the retain set, ×100."""
+    """Figure of `tables_["scores"]`; x is VerbMem or KnowMem on the forget set, y KnowMem (else VerbMem) on the retain set."""
     scores = tables_["scores"]
     rows = panels.unlearned(scores)
-    utility, metrics = tables.metric(rows, "knowmem", "retain"), panels.forget_metrics(rows)
+    utility, metrics = tables.utility(rows), panels.forget_metrics(rows)
     schemes = [name for name in tables.schemes(rows) if name != "full"]
     if not utility or not metrics or not schemes:
-        return style.empty(panels.NOTHING.format("it takes a forget metric, KnowMem on the retain set and a scheme beside full"))
+        return style.empty(
+            panels.NOTHING.format("it takes a forget metric, KnowMem or VerbMem on the retain set and a scheme beside full")
+        )
     rows = rows[rows.metric.isin([utility, *metrics])]
     names, corpora = tables.label(rows), tables.corpora(rows)
     families = style.look(dict.fromkeys(key.family for key in names))

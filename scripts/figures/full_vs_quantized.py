@@ -10,14 +10,13 @@ from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["scores"]
-METRICS = (("verbmem", "forget"), ("knowmem", "forget"), ("knowmem", "retain"))
 
 
 def draw(tables_):
     """Figure of `tables_["scores"]`; scores ×100 with their intervals."""
     scores = tables_["scores"]
     rows = panels.unlearned(scores)
-    metrics = [name for name in (tables.metric(rows, *one) for one in METRICS) if name]
+    metrics = [name for name in (*panels.forget_metrics(rows), tables.utility(rows)) if name]
     rows = rows[rows.metric.isin(metrics)]
     if rows.empty:
         return style.empty(panels.NOTHING.format("no scores of unlearned models"))

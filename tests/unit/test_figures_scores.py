@@ -71,6 +71,17 @@ def test_only_where_the_denominator_says_so_too_little_was_forgotten(reason, lit
     assert ("too little to recover" in said) == little and ("on another number of samples" in said) != little
 
 
+def test_without_knowmem_utility_is_verbmem_on_the_retain_set():
+    made = make(diverged=())
+    scores = made["scores"]
+    scores["kind"] = "verbmem"
+    assert tables.utility(MADE["usual"]["scores"]) == "knowmem_r" and tables.utility(scores[scores.split == "forget"]) is None
+    made["scores"] = scores[scores.metric != "knowmem_f"]
+    assert drawn("forget_vs_utility", made).axes[0].get_ylabel() == "VerbMem, retain set (×100)"
+    titles = [axis.get_title() for axis in drawn("full_vs_quantized", made).axes]
+    assert titles == ["VerbMem, forget set", "VerbMem, retain set"]
+
+
 @pytest.mark.parametrize("case", ["usual", "hundreds"])
 def test_forget_vs_utility_joins_full_and_quantized(case):
     made = MADE[case]

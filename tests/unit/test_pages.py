@@ -107,7 +107,9 @@ def test_shares_are_sums_and_what_is_told_of_several_cells_is_a_median():
     assert "5 % of the target's forget scores at full precision and 50 % under rtn" in retained  # means: 3 and 40 %
     assert "in 4 of 12 cells" in returned and "90 % [80, 100]" in returned
     assert "20 % with bf16 weights (3 cells) and 20 % with fp32 weights (3 cells)" in weights
-    assert "changes by -2.0 points under rtn (median of 6 models)" in cost
+    assert cost == "KnowMem on the retain set changes by -2.0 points under rtn (median of 6 models)."
+    other = frames([score | {"kind": "verbmem"} for score in scores], back)
+    assert findings.sentences(*other)[-1].startswith("VerbMem on the retain set changes by -2.0 points")
 
 
 def test_one_model_was_scored_and_by_recovery_the_usual_cell_counts():

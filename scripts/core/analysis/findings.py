@@ -95,14 +95,16 @@ def weights(back: pd.DataFrame, scheme: str) -> str:
 
 
 def cost(single: pd.DataFrame, scheme: str) -> str:
-    """What the scheme costs in KnowMem on the retain set; each model beside itself at full precision."""
+    """What the scheme costs in utility (tables.utility); each model beside itself at full precision."""
     if not scheme:
         return "What quantization costs in utility can't be told: no scheme has shares or recovery by which it could be chosen."
-    table = of(single[~single.method.isin(tables.REFERENCES)], "knowmem", "retain")
+    unlearned = single[~single.method.isin(tables.REFERENCES)]
+    table = unlearned[unlearned.metric == tables.utility(unlearned)]
+    called = f"{tables.TITLES['knowmem' if table.empty else table.kind.iloc[0]]} on the retain set"
     full, other = (table[table.scheme == name].set_index("run").value for name in ("full", scheme))
     change = (other - full).dropna()
     if change.empty:
-        why = f"no unlearned model has KnowMem on the retain set both at full precision and under {scheme}"
+        why = f"no unlearned model has {called} both at full precision and under {scheme}"
         return f"What quantization costs in utility can't be told: {why}."
     median = f"median of {counted(len(change), 'model')}"
-    return f"KnowMem on the retain set changes by {change.median():+.1f} points under {scheme} ({median})."
+    return f"{called} changes by {change.median():+.1f} points under {scheme} ({median})."

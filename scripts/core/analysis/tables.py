@@ -134,6 +134,11 @@ def metric(table: pd.DataFrame, kind: str, split: str = "") -> str | None:
     return None if found.empty else found.metric.iloc[0]
 
 
+def utility(table: pd.DataFrame) -> str | None:
+    """Name of the metric that stands for utility: KnowMem on the retain set, VerbMem there where a table has no such, or None."""
+    return metric(table, "knowmem", "retain") or metric(table, "verbmem", "retain")
+
+
 def title(table: pd.DataFrame, name: str) -> str:
     """How a metric is called on an axis, e.g. 'VerbMem, forget set'."""
     row = table[table.metric == name].iloc[0]
