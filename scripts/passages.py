@@ -84,7 +84,7 @@ def main(argv=None) -> int:
         "--source", required=True, help="hub data set (owner/name) or folder in the MUSE layout; raw/forget is read"
     )
     parser.add_argument("--revision", default="main", help="branch, tag or commit of a hub data set (default: main)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that is written; what is there is replaced")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder that is written")
     for name, count in SPLITS.items():
         parser.add_argument(f"--{name}", type=int, default=count, metavar="N", help=f"passages of {name} text (default: {count})")
     parser.add_argument("--words", type=int, default=60, metavar="N", help="words of a passage (default: 60)")
@@ -92,6 +92,8 @@ def main(argv=None) -> int:
         "--prompt", type=int, default=20, metavar="N", help="words of its beginning, VerbMem's prompt (default: 20)"
     )
     options = parser.parse_args(argv)
+    if options.out.is_dir() and any(options.out.iterdir()) or options.out.is_file():
+        raise ValueError(f"--out: {str(options.out)!r} exists; allowed: a new folder")
     counts = {name: getattr(options, name) for name in SPLITS}
     for name, count in counts.items():
         if count < 1:

@@ -71,3 +71,13 @@ def test_what_can_not_be_is_one_line(source, tmp_path, capsys, more, words):
     assert passages.main(["--source", str(source[0]), "--out", str(tmp_path / "out"), *COUNTS, *more]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_there_is_not_replaced(source, tmp_path, capsys, kind):
+    out = tmp_path / "out"
+    mine = out if kind == "file" else out / "mine.txt"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    assert passages.main(["--source", str(source[0]), "--out", str(out), *COUNTS]) == 2
+    assert f"--out: {str(out)!r} exists; allowed: a new folder" in capsys.readouterr().err and mine.read_text() == "mine"
