@@ -124,3 +124,13 @@ def test_a_later_file_drops_what_an_earlier_one_names(tmp_path):
     later.write_text("schemes: {full: false, bnb_int8: false, bnb_fp4: false, bnb_nf4: false, rtn_int4_g128: false}\n")
     with pytest.raises(ConfigError, match="^schemes: {} is not allowed"):
         sweep.read(ROOT / "config.yaml", later)
+
+
+def test_false_for_a_name_that_no_file_has_is_a_mistake(tmp_path):
+    later = tmp_path / "later.yaml"
+    later.write_text("metrics: {privleakk: false}\n")
+    with pytest.raises(ConfigError, match="^metrics.privleakk: false drops nothing; known: .*did you mean 'privleak'"):
+        sweep.read(ROOT / "config.yaml", later)
+    given.check_dropped([{"schemes": {"a": None}}, {"schemes": {"a": False}}, {"schemes": {"a": {}}}])
+    with pytest.raises(ConfigError, match="^corpora.b"):
+        given.check_dropped([{"corpora": {"a": {}}}, {"corpora": {"b": "false"}}])  # as `--config` has it

@@ -38,6 +38,7 @@ if not workflow.config_settings.configfiles:
 try:
     for file in workflow.configfiles:
         given.check_repeated(file)
+    given.check_dropped([*map(given.content, workflow.configfiles), workflow.config_settings.config])
     PLAN = sweeps.checked(given.overlaid(config, workflow.config_settings.config))
     config = PLAN.config
     CUT_OFF = damage.cut_off(PLAN, config["results"]) if workflow.is_main_process else {}

@@ -13,6 +13,7 @@ import yaml
 from scripts.core import registry
 from scripts.core.planning import contracts
 from scripts.core.planning.checking import ConfigError, check_object, check_value
+from scripts.core.planning.given import PARTS
 from scripts.core.weights import quantization
 
 SCHEMA = Path(__file__).resolve().parents[3] / "workflow" / "schemas" / "config.schema.yaml"
@@ -63,7 +64,7 @@ def chosen(config) -> dict:
     """The configuration without the corpora, schemes and metrics that are `false`: so a file drops what one below it names."""
     if not isinstance(config, dict):
         return config
-    named = {part: config[part] for part in ("corpora", *ROOMS) if isinstance(config.get(part), dict)}
+    named = {part: config[part] for part in PARTS if isinstance(config.get(part), dict)}
     return config | {part: {name: entry for name, entry in found.items() if entry is not False} for part, found in named.items()}
 
 

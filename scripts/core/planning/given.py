@@ -4,9 +4,10 @@ from pathlib import Path
 
 import yaml
 
-from scripts.core.planning.checking import ConfigError
+from scripts.core.planning.checking import ConfigError, nearest
 from scripts.core.storage import read_json
 
+PARTS = ("corpora", "schemes", "metrics")  # whose entries a later file drops by `false`
 TEXTS = ("lr", "zero", "gpu_model")  # keys whose values are texts even where they look like numbers
 
 
@@ -88,6 +89,15 @@ def check_repeated(path) -> None:
             waiting += [(f"{where}[{i}]", part) for i, part in enumerate(node.value)]
         elif isinstance(node, yaml.MappingNode):
             waiting += entries(node, where, path)
+
+
+def check_dropped(contents: list[dict]) -> None:
+    """ConfigError for a corpus, scheme or metric that one of the contents laid over one another drops and none of them has."""
+    for part in PARTS:
+        laid = [content[part] for content in contents if isinstance(content.get(part), dict)]
+        known = {name for found in laid for name, entry in found.items() if words(entry) is not False}
+        for name in (name for found in laid for name, entry in found.items() if words(entry) is False and name not in known):
+            raise ConfigError(f"{part}.{name}: false drops nothing; {nearest(name, known)}")
 
 
 def entries(node, where: str, path) -> list[tuple]:

@@ -52,9 +52,10 @@ def laid(*paths) -> dict:
     """
     from snakemake.utils import update_config
 
-    content = {}
-    for path in paths:
-        update_config(content, parsed(path))
+    content, contents = {}, [parsed(path) for path in paths]
+    given.check_dropped(contents)
+    for one in contents:
+        update_config(content, one)
     return content
 
 
