@@ -75,6 +75,21 @@ def test_a_task_from_a_folder_under_full_precision_and_rtn(tmp_path):
 
 
 @pytest.mark.parametrize("task", ["colours", "named"])
+def test_a_model_of_two_answers_tasks_as_any_model_does(task):
+    """Of whp: with one model as both parts, its logits are that model's."""
+    from scripts.core.evaluation.engine import Engine
+    from scripts.core.weights.models import build_model, build_tokenizer
+    from scripts.core.weights.pairs import Pair
+
+    tokenizer = build_tokenizer([(TASKS / "colours.json").read_text()], 300, 128)
+    model = build_model({"hidden": 32, "layers": 1, "heads": 2, "positions": 128}, tokenizer)
+    settings = registry.defaults("metrics", "lm_eval") | {"task": task, "source": str(TASKS)}
+    engines = [Engine(each, tokenizer, batch_tokens=512) for each in (model, Pair(model, model, 1.0))]
+    one, two = (lm_eval.evaluate(engine, None, settings) for engine in engines)
+    assert one["samples"] == two["samples"] and len(two["samples"]) == 3
+
+
+@pytest.mark.parametrize("task", ["colours", "named"])
 def test_a_gpu_without_room_for_a_batch_goes_on_with_smaller_ones(task, monkeypatch, capsys):
     import torch
 

@@ -8,6 +8,7 @@ import copy
 from pathlib import Path
 
 import torch
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -16,27 +17,22 @@ from scripts.core import storage
 SECOND, DESCRIPTION = "reinforced", "pair.json"
 
 
-class Pair(torch.nn.Module):
-    """As much of a language model as generation and log-probabilities ask for; first and second are such models."""
+class Pair(PreTrainedModel, GenerationMixin):
+    """A language model of two, first and second, with the first's configuration but for the layers of both."""
+
+    _supports_sdpa = _supports_flash_attn = True  # it has no attention of its own
 
     def __init__(self, first, second, alpha: float):
-        super().__init__()
+        config = copy.deepcopy(first.config)
+        config.num_hidden_layers = first.config.num_hidden_layers + second.config.num_hidden_layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = [*first.config.layer_types, *second.config.layer_types]
+        super().__init__(config)
         self.first, self.second, self.alpha = first, second, alpha
         self.generation_config = first.generation_config
-        self.config = copy.deepcopy(first.config)
-        self.config.num_hidden_layers = first.config.num_hidden_layers + second.config.num_hidden_layers
-        if getattr(self.config, "layer_types", None):
-            self.config.layer_types = [*first.config.layer_types, *second.config.layer_types]
 
-    @property
-    def device(self):
-        """Where inputs go."""
-        return self.first.device
-
-    @property
-    def dtype(self):
-        """Of the logits."""
-        return self.first.dtype
+    def tie_weights(self, *_, **__) -> None:
+        """Nothing to do: each model was tied when it was loaded."""
 
     def get_output_embeddings(self):
         """The first model's output head."""
