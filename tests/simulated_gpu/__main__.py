@@ -8,21 +8,15 @@ import contextlib
 import importlib
 import io
 import json
-import os
 import sys
 import traceback
 from pathlib import Path
 
-from tests.simulated_gpu import library
+from tests.simulated_gpu.starting import start
 
 
 def main(argv) -> int:
-    library.load(argv[0])
-    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # a mode of torch does not reach into the threads in which transformers would load
-    from tests.simulated_gpu import driver, tensors
-
-    driver.install()
-    tensors.start()
+    tensors = start(argv[0])
     found = []
     for name, arguments in json.loads(Path(argv[1]).read_text(encoding="utf-8")):
         tensors.waits.clear()

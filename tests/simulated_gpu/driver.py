@@ -1,5 +1,6 @@
 """What torch.cuda answers: one device of 80 GiB."""
 
+import os
 from types import SimpleNamespace
 
 import torch
@@ -10,8 +11,8 @@ ANSWERS = {
     "_lazy_init": None,
     "is_available": True,
     "is_initialized": True,
-    "device_count": 1,
-    "current_device": 0,
+    "device_count": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+    "current_device": int(os.environ.get("LOCAL_RANK", 0)),
     "set_device": None,
     "synchronize": None,
     "empty_cache": None,
@@ -34,6 +35,22 @@ ANSWERS = {
 }
 
 
+class Nothing:
+    """A stream, an event or a device's context: nothing is queued here, so nothing is waited for."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __getattr__(self, name):
+        return _giving(True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+
 def install() -> None:
     """Have torch.cuda give ANSWERS; no random numbers are drawn on the device, so its generator has a state of zeros."""
     states = lambda *_: torch.zeros(16, dtype=torch.uint8)  # noqa: E731
@@ -44,6 +61,11 @@ def install() -> None:
             if hasattr(module, name):
                 setattr(module, name, answer)
     torch._C._cuda_getCurrentRawStream = answers["_cuda_getCurrentRawStream"]
+    for name in ("Stream", "Event", "device"):
+        setattr(torch.cuda, name, type(name, (Nothing,), {}))
+    for name in ("stream", "current_stream", "default_stream"):
+        setattr(torch.cuda, name, Nothing)
+    torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = _giving(0)
 
 
 def _giving(value):

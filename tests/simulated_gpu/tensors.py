@@ -1,5 +1,7 @@
 """The device: tensors that say cuda:0 and compute on the CPU."""
 
+import functools
+import os
 import traceback
 from collections import Counter
 
@@ -7,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_iter, tree_map
 
-GPU = torch.device("cuda:0")
+GPU = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 aten = torch.ops.aten
 # Operations whose result the host has to wait for: it is a number, or its size is one.
 WAITING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default}
@@ -56,6 +58,12 @@ class OnGpu(torch.Tensor):
     def __repr__(self):
         return f"OnGpu({self.held})"
 
+    def _set_data(self, value):
+        torch.Tensor.data.__set__(self, value)
+        self.held = value.held
+
+    data = property(torch.Tensor.data.__get__, _set_data)  # `tensor.data = other`
+
     def tolist(self):
         """Numbers of all elements: one wait."""
         wait()
@@ -63,9 +71,7 @@ class OnGpu(torch.Tensor):
 
     def numpy(self, *_, **__):
         """Refused, as torch does."""
-        raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
-        )
+        raise TypeError("can't convert cuda device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
 
     def data_ptr(self):
         """Where the numbers are, which tells tensors apart that share them."""
@@ -87,7 +93,16 @@ def start() -> Device:
     """Prepare torch for these tensors and enter the mode for the rest of the process."""
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device="cuda") first makes one on the CPU
     torch.__future__.set_swap_module_params_on_conversion(True)  # module.to("cuda") puts other tensors into its parameters
+    torch.utils.swap_tensors = functools.partial(_swap, torch.utils.swap_tensors)
     return Device().__enter__()
+
+
+def _swap(usual, parameter, new) -> None:
+    """torch.utils.swap_tensors, which refuses a parameter that something refers to weakly, as DeepSpeed does."""
+    if isinstance(parameter, OnGpu) and isinstance(new, OnGpu):
+        parameter.data = new.data
+    else:
+        usual(parameter, new)
 
 
 def compute(function, args, kwargs):

@@ -1,29 +1,17 @@
 """Two processes on the CPU under ZeRO-2 and ZeRO-3 against one: losses, weights, what is written in which precision, resuming."""
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from scripts import train, unlearn
 from scripts.core import storage
 from scripts.core.training import batching, hyperparameters, zero
-from tests.unit.test_training import SPEC, sentences
-from tests.unit.test_training_programs import program, unlearning
+from tests.unit.zero_runs import BF16, FP32, LORA, SURE, alone, history, prepare, seen, share, together, weights
 
 if importlib.util.find_spec("deepspeed") is None:
     pytest.skip("DeepSpeed is not installed", allow_module_level=True)
 
-ROOT = Path(__file__).parents[2]
-# 31 chunks in batches of 6, two of them a step: a last batch of one row, of which one rank has nothing, and a short last step.
-LENGTHS = {"max_steps": None, "epochs": 2, "batch": 6, "accumulation": 2, "store": "fp32", "lr": "2e-4"}
-FP32, BF16 = {"weights": "fp32", "moments": "fp32", **LENGTHS}, {"weights": "bf16", "moments": "bf16", **LENGTHS}
 # name: (training, arguments, dtype of the model's tensors, step at which one rank gets a signal, run folder)
 CASES = {
     "zero2_fp32": (FP32, ["--zero", "2"], None, None, None),
@@ -36,66 +24,23 @@ CASES = {
     "zero2_resumed": (FP32, ["--zero", "2"], None, None, "zero2_cut"),
     "zero3_cut": (BF16, ["--zero", "3"], "bf16", 3, None),
     "zero3_resumed": (BF16, ["--zero", "3"], "bf16", None, "zero3_cut"),
-    "zero2_lora": ({**BF16, "parameters": "lora", "rank": 2}, ["--zero", "2"], None, None, None),
-    "zero2_sure": ({**FP32, "saliency": "module", "percentile": 60.0}, ["--zero", "2"], None, None, None),
+    "zero2_lora": (LORA, ["--zero", "2"], None, None, None),
+    "zero2_sure": (SURE, ["--zero", "2"], None, None, None),
 }
-ALONE = {"one_fp32": FP32, "one_bf16": BF16} | {f"one_{name}": CASES[f"zero2_{name}"][0] for name in ("lora", "sure")}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """All runs: those of one process here, those of two in one torchrun."""
     folder = tmp_path_factory.mktemp("zero")
-    for seed, split in enumerate(("pretrain", "forget", "retain1")):
-        storage.write_json(folder / "corpus" / "data" / "raw" / f"{split}.json", sentences(16, seed))
-    storage.write_json(folder / "corpus" / "manifest.json", {"files": {}})
-    model = {**SPEC, "pretrain": {"steps": 3, "lr": "1e-3"}, "finetune": {"steps": 4, "lr": "1e-3"}}
-    for stage in ("base", "target"):
-        spec = {"stage": stage, "run": f"tiny/{stage}", "corpus": {"name": "tiny", "max_length": 24}, "model": model}
-        assert program(train, folder, stage, spec, *(["--base", str(folder / "base")] if stage == "target" else [])) == 0
-    for name, training in ALONE.items():
-        assert program(unlearn, folder, name, unlearning(**training), "--target", str(folder / "target")) == 0
-    cases = []
-    for name, (training, options, kind, step, where) in CASES.items():
-        out = folder / (where or name)
-        storage.write_json(out / "spec.json", unlearning(**training))
-        paths = {"--spec": out / "spec.json", "--corpus": folder / "corpus", "--target": folder / "target", "--out": out}
-        arguments = [str(part) for pair in paths.items() for part in pair] + ["--threads", "1", *options]
-        cases.append({"name": name, "arguments": arguments, "storage": kind, "signal_at": step})
-    (folder / "cases.json").write_text(json.dumps(cases))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, str(Path(__file__).with_name("zero_worker.py")), str(folder)],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    prepare(folder)
+    alone(folder)
+    together(folder, CASES)
     return folder
 
 
-def history(folder, name):
-    return storage.read_json(folder / name / "run.json")["history"]
-
-
-def weights(folder, name):
-    return load_file(folder / name / "checkpoint" / "model.safetensors")
-
-
-def share(a, b):
-    """The share of equal values of two checkpoints."""
-    return sum((a[k] == b[k]).sum().item() for k in a) / sum(v.numel() for v in a.values())
-
-
-def seen(folder, name):
-    return json.loads((folder / f"{name}.json").read_text())
-
-
 @pytest.mark.parametrize(
-    "ranks, alone",
+    "ranks, one",
     [
         ("zero2_fp32", "one_fp32"),
         ("zero3_fp32", "one_fp32"),
@@ -104,13 +49,13 @@ def seen(folder, name):
         ("zero2_sure", "one_sure"),
     ],
 )
-def test_two_ranks_give_the_losses_and_weights_of_one_process(folder, ranks, alone):
-    first, second = history(folder, ranks), history(folder, alone)
+def test_two_ranks_give_the_losses_and_weights_of_one_process(folder, ranks, one):
+    first, second = history(folder, ranks), history(folder, one)
     assert len(first) == len(second) == 6 and {"forget", "retain", "total", "grad_norm"} <= first[0].keys()
     for a, b in zip(first, second, strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
-    first, second = weights(folder, ranks), weights(folder, alone)
-    fp32 = alone in ("one_fp32", "one_sure")
+    first, second = weights(folder, ranks), weights(folder, one)
+    fp32 = one in ("one_fp32", "one_sure")
     for name, tensor in second.items():
         torch.testing.assert_close(first[name], tensor, rtol=0, atol=2e-6 if fp32 else 2**-9)
     assert share(first, second) > (0.5 if fp32 else 0.99)
