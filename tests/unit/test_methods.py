@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 from scripts.core import registry, storage
 from scripts.core.evaluation import engine, logprob
@@ -241,6 +242,31 @@ def test_whp_is_quantized_in_both_parts(checkpoints, tmp_path):
     for part, folder in zip((model.first, model.second), checkpoints, strict=True):
         assert all(torch.equal(p, q) for p, q in zip(part.parameters(), rtn.load(folder, scheme, "cpu").parameters(), strict=True))
         assert part.model.layers[0].mlp.up_proj.weight.unique().numel() <= 15
+    assert not model.training
+
+
+def test_a_pair_s_cache_holds_both_models_layers_one_after_the_other():
+    """One that makes its layers as it meets them, and transformers' own by the configuration, with layers of a sliding window."""
+    shape = dict(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, initializer_range=0.5
+    )
+    config = Qwen2Config(**shape, num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    torch.manual_seed(0)
+    first, second = (Qwen2ForCausalLM(config).eval() for _ in range(2))
+    first.generation_config.update(pad_token_id=7, eos_token_id=None)
+    pair = pairs.Pair(first, second, 1.0).eval()
+    assert pair.config.layer_types == ["full_attention", "sliding_attention"] * 2 and first.config.num_hidden_layers == 2
+    assert pair.config.num_hidden_layers == 4 and pair.generation_config.pad_token_id == 7
+    ids, cache = torch.arange(3, 15)[None], DynamicCache()
+    with torch.no_grad():
+        whole = pair(input_ids=ids).logits
+        steps = [pair(input_ids=ids[:, a:b], past_key_values=cache).logits for a, b in ((0, 5), (5, 6), (6, 12))]
+        torch.testing.assert_close(torch.cat(steps, 1), whole)
+        assert len(cache.layers) == 4
+        expected = ids
+        for _ in range(8):
+            expected = torch.cat([expected, pair(input_ids=expected).logits[:, -1:].argmax(-1)], 1)
+        assert pair.generate(ids, max_new_tokens=8, do_sample=False).tolist() == expected.tolist()
 
 
 def test_the_digest_of_a_pair_sees_its_second_part(checkpoints, tmp_path):
