@@ -29,7 +29,8 @@ BLOCK = 4_000_000  # counts that are turned into floats at once
 def counts(n: int, stream: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     """(resamples, n) counts of n draws with replacement from n samples; the same for every call with the same arguments.
 
-    `stream` tells apart things that are drawn independently: 0 samples (forget texts), 1 holdout texts, 2 seeds.
+    `stream` tells apart things that are drawn independently: 0 samples (forget texts), 1 holdout texts, 2 seeds, 3 the runs
+    of a fit (scripts/predict.py).
     """
     generator = np.random.default_rng([SEED, stream, n])
     drawn = generator.multinomial(n, np.full(n, 1 / n), size=resamples)
