@@ -260,9 +260,9 @@ def test_a_pair_s_cache_holds_both_models_layers_one_after_the_other():
     ids, cache = torch.arange(3, 15)[None], DynamicCache()
     with torch.no_grad():
         whole = pair(input_ids=ids).logits
-        steps = [pair(input_ids=ids[:, a:b], past_key_values=cache).logits for a, b in ((0, 5), (5, 6), (6, 12))]
-        torch.testing.assert_close(torch.cat(steps, 1), whole)
-        assert len(cache.layers) == 4
+        steps = [pair(input_ids=ids[:, a:b], past_key_values=cache) for a, b in ((0, 5), (5, 6), (6, 12))]
+        torch.testing.assert_close(torch.cat([step.logits for step in steps], 1), whole)
+        assert len(cache.layers) == 4 and steps[-1].past_key_values is cache
         expected = ids
         for _ in range(8):
             expected = torch.cat([expected, pair(input_ids=expected).logits[:, -1:].argmax(-1)], 1)
