@@ -136,8 +136,32 @@ def test_4bit_plain_layers_compute_what_bitsandbytes_computes(checkpoints, kind)
     with torch.no_grad():
         theirs = layer(x)
     plain = _bnb.materialize(model).model.layers[0].mlp.up_proj
-    assert type(plain) is torch.nn.Linear
+    assert type(plain) is torch.nn.Linear and (plain.in_features, plain.out_features) == (64, 96)
     assert torch.equal(plain(x), theirs)
+
+
+def test_4bit_plain_layers_keep_their_bias():
+    from bitsandbytes.nn import Linear4bit
+
+    from scripts.quantizers import _bnb
+
+    layers = torch.nn.Sequential(*(Linear4bit(64, 96, bias=bias, compute_dtype=torch.float32) for bias in (True, False))).to("cpu")
+    x, layers[0].support_avx512bf16_for_cpu = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)), False
+    with torch.no_grad():
+        theirs = layers[0](x)
+    with_bias, without = _bnb.materialize(layers)
+    assert with_bias.bias.abs().max() > 0 and torch.equal(with_bias(x), theirs) and without.bias is None
+
+
+def test_on_a_gpu_4bit_layers_stay_and_compute_in_bf16_as_published(monkeypatch):
+    from scripts.quantizers import _bnb
+
+    monkeypatch.setattr(quantization, "load_model", lambda checkpoint, device, config: config)
+    monkeypatch.setattr(_bnb, "materialize", lambda model: "plain")
+    for device, kind in (("cuda:0", torch.bfloat16), ("cpu", torch.float32)):
+        assert _bnb.load_4bit("folder", "nf4", True, device).bnb_4bit_compute_dtype == kind
+    assert _bnb.load_usable_4bit("folder", "nf4", {}, "cpu") == "plain"
+    assert not _bnb.load_usable_4bit("folder", "nf4", {}, "cuda:0").bnb_4bit_use_double_quant
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -147,13 +171,24 @@ def test_4bit_blocks_run_on_across_rows(shape, double):
     from scripts.quantizers import _bnb
 
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(2))
-    values, codes, _ = _bnb.held_4bit(weight, "nf4", double)
+    values, codes, edge = _bnb.held_4bit(weight, "nf4", double)
     row, of_row, _ = _bnb.held_4bit(weight.reshape(1, -1), "nf4", double)
     assert torch.equal(values, row.reshape(shape)) and torch.equal(codes, of_row.reshape(shape))
     blocks = torch.nn.functional.pad(weight.reshape(-1), (0, -weight.numel() % _bnb.BLOCK)).reshape(-1, _bnb.BLOCK)
+    assert edge == pytest.approx((NF4[8] - NF4[6]) / 4 * blocks.abs().amax(1).median().item(), rel=1e-6)
     scales = blocks.abs().amax(1, keepdim=True).expand_as(blocks).reshape(-1)[: weight.numel()]
     expected = scales * torch.tensor(NF4, dtype=torch.float32)[codes.reshape(-1).long()]
     assert np.allclose(values.reshape(-1), expected, rtol=0.06 if double else 1e-6, atol=1e-3 if double else 1e-7)
+
+
+def test_fp4_has_one_zero_and_its_innermost_codes_end_where_the_next_begin():
+    from scripts.quantizers import _bnb
+
+    small = (FP4[1] + FP4[6]) / 2
+    weight = torch.tensor([[-1.0, 0, -0.0, 1e-4, -1e-4, 0.99 * small, -0.99 * small, 1.01 * small] * 8])
+    _, codes, edge = _bnb.held_4bit(weight, "fp4", False)
+    assert edge == pytest.approx(small)
+    assert codes[0, :8].tolist() == [11, 0, 0, 0, 0, 1, 9, 6]
 
 
 @pytest.mark.parametrize("name", ["bnb_fp4", "bnb_nf4", "bnb_int8", "rtn"])

@@ -123,8 +123,10 @@ def test_whole_model_is_closer_than_rtn_on_its_calibration_text(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     awq.quantize(tmp_path / "checkpoint", scheme, windows, out, "cpu")
-    (out / "quantization.json").write_text(json.dumps({"status": "ok", "bits_per_weight": 4.25, "bytes": 1}))
+    told = {"bits_per_weight": 4.25, "bytes": 1, "bytes_on_disk": 2, "seconds": 0.5, "calibration": None}
+    (out / "quantization.json").write_text(json.dumps({"status": "ok", "scheme": scheme} | told))
     found = awq.load(tmp_path / "checkpoint", scheme, "cpu", out)
+    assert awq.describe(found, scheme) == told | {"quantized": 14, "left_alone": ["model.embed_tokens", "lm_head"]}
     plain = {"bits": 3, "granularity": "group", "group": 16, "symmetric": False}
     rounded = rtn.load(tmp_path / "checkpoint", plain, "cpu")
     with torch.no_grad():

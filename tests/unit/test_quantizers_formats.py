@@ -190,6 +190,28 @@ def test_hqq_s_zeros_are_no_whole_numbers():
             assert found[r, c] == (codes[r, c] - zero[r, c // 8]) * scale[r, c // 8]
 
 
+def test_all_that_a_kernel_reads_of_the_quantized_matrices_is_counted(tmp_path):
+    """By hand: codes, scales, zero points, and groups that are not just consecutive; the rest as the checkpoint stores it."""
+    for name in ("checkpoint", "artifact"):
+        (tmp_path / name).mkdir()
+    layer, shape = "model.layers.0.mlp.up_proj", (8, 32)
+    others = {"model.embed_tokens.weight": np.zeros((10, 32), np.float16), "model.layers.0.norm.weight": np.zeros(32, np.float32)}
+    matrices = {f"{layer}.weight": np.zeros(shape, np.float16), "model.layers.1.mlp.up_proj.weight": np.zeros(shape, np.float16)}
+    save_file(others | matrices, tmp_path / "checkpoint/model.safetensors")
+    groups = np.arange(32, dtype=np.int32) // 8
+    counted = {"weight_packed": np.zeros((8, 4), np.int32), "weight_scale": np.zeros((8, 4), np.float16)}
+    counted |= {"weight_zero_point": np.zeros((1, 4), np.int32)}
+    free = {"weight_g_idx": groups, "weight_shape": np.array(shape), "shape": np.array(shape), "bias": np.zeros(8, np.float16)}
+    free |= {"input_scale": np.zeros(32, np.float32), "output_scale": np.zeros(8, np.float32)}
+    parts = {f"{layer}.{part}": tensor for part, tensor in (counted | free).items()}
+    save_file(parts | others, tmp_path / "artifact/a.safetensors")
+    save_file({"model.layers.1.mlp.up_proj.g_idx": groups[::-1].copy()}, tmp_path / "artifact/b.safetensors")
+    bits = 8 * (8 * 4 * 4 + 8 * 4 * 2 + 4 * 4 + 32 * 4)
+    size = sum(path.stat().st_size for path in (tmp_path / "artifact").iterdir())
+    found = _artifact.measure(tmp_path / "checkpoint", tmp_path / "artifact")
+    assert found == {"bits_per_weight": bits / 512, "bytes": bits // 8 + 10 * 32 * 2 + 32 * 4, "bytes_on_disk": size}
+
+
 @pytest.mark.parametrize("layout", ["gptq", "pack_quantized", "hqq"])
 def test_stored_codes_are_those_that_were_packed(layout):
     generator = torch.Generator().manual_seed(0)

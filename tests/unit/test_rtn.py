@@ -62,6 +62,13 @@ def test_against_brute_force(bits, granularity, group, symmetric):
     assert len(np.unique(codes)) <= 2**bits - symmetric
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_weights_held_in_bf16_are_rounded_in_fp32(symmetric):
+    weight = sample().bfloat16()
+    found, wanted = (rtn.quantize(w, 8, "channel", None, symmetric) for w in (weight, weight.float()))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True)) and found[1].dtype == torch.float32
+
+
 def test_ties_go_to_even():
     row = torch.tensor([[7.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.0]])
     codes, scale, _ = rtn.quantize(row, 4, "channel")
@@ -105,6 +112,7 @@ def test_check_accepts_what_fits_and_what_is_unknown_yet():
     scheme = {"bits": 4, "granularity": "group", "group": 64}
     rtn.check(scheme, {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 4, "head_dim": 64})
     rtn.check(scheme, None)
+    rtn.check({"bits": 4, "granularity": "channel", "group": None}, {"hidden": 256, "intermediate": 704})
 
 
 def test_group_that_does_not_divide_a_layer():

@@ -14,7 +14,7 @@ SCHEMES = {
     "fp4_double": {"kind": "bnb_fp4", "double": True},
     "nf4": {"kind": "bnb_nf4"},
     "int8": {"kind": "bnb_int8", "threshold": 6.0},
-    "tensor": {"kind": "rtn", "bits": 4, "granularity": "tensor", "symmetric": True},
+    "tensor": {"kind": "rtn", "bits": 4, "granularity": "tensor"},
     "group": {"kind": "rtn", "bits": 3, "granularity": "group", "group": 32, "symmetric": False},
 }
 
