@@ -73,10 +73,8 @@ def materialize(model):
         if isinstance(layer, Linear4bit):
             weight = dequantized(layer.weight.data, layer.weight.quant_state)
             with torch.device("meta"):
-                plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-            plain.weight = torch.nn.Parameter(weight, requires_grad=False)
-            if layer.bias is not None:
-                plain.bias = layer.bias
+                plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=False)
+            plain.weight, plain.bias = torch.nn.Parameter(weight, requires_grad=False), layer.bias
             model.set_submodule(name, plain.eval())
     return model
 

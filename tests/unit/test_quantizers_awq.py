@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from scripts.core.weights import quantization
-from scripts.quantizers import awq
+from scripts.quantizers import _artifact, awq
 
 
 def sample(rows=24, columns=32, tokens=200):
@@ -139,3 +140,13 @@ def test_whole_model_is_closer_than_rtn_on_its_calibration_text(tmp_path):
     with pytest.raises(ValueError, match="artifact: missing"):
         awq.load(tmp_path / "checkpoint", scheme, "cpu")
     assert len(list(quantization.linears(found))) == 14
+    layer, whole = "model.layers.1.mlp.up_proj", load_file(out / "model.safetensors")
+    rest = {key: tensor for key, tensor in whole.items() if not key.startswith(layer)}
+    for content in (rest, rest | {f"{layer}.weight": torch.zeros(64, 32)}):
+        save_file(content, out / "model.safetensors")
+        with pytest.raises(ValueError, match=rf"no quantized weights of {layer} \(1 layers absent\)"):
+            awq.load(tmp_path / "checkpoint", scheme, "cpu", out)
+    (out / "model.safetensors").unlink()
+    for read in (_artifact.tensors, _artifact.Stored):
+        with pytest.raises(ValueError, match=r"holds no \*\.safetensors; allowed: a folder that scripts.quantize wrote"):
+            read(out)
