@@ -19,10 +19,11 @@ def text(number: int, count: int = 30) -> list[str]:
 
 @pytest.fixture
 def source(tmp_path):
-    """A folder in the MUSE layout: 14 articles, of which 1 and 4 begin alike, 2 holds what 6 begins with, 3 is short, 5 empty."""
+    """A folder in the MUSE layout: 14 articles: 1 and 4 begin alike, 2 holds words 5 to 12 of 6, 0 and 3 are short, 5 is empty."""
     texts = [text(number) for number in range(14)]
+    texts[0] = texts[0][:12]
     texts[4] = texts[1][:20] + text(99, 10)
-    texts[2] = texts[2][:15] + texts[6][2:10] + texts[2][15:]
+    texts[2] = texts[2][:15] + texts[6][4:12] + texts[2][15:]
     texts[3], texts[5] = texts[3][:11], []
     write_json(tmp_path / "muse/raw/forget.json", ["  " + "\n\n".join(words) for words in texts])
     return tmp_path / "muse", texts
@@ -47,14 +48,17 @@ def test_passages_are_of_articles_with_a_beginning_of_their_own(source, tmp_path
 
 
 def test_the_folder_is_a_corpus_for_a_model_from_scratch(source, tmp_path):
+    """Here of all articles whose first eight words are their own, in a folder that was there, empty."""
     out = tmp_path / "out"
-    assert passages.main(["--source", str(source[0]), "--out", str(out), *COUNTS]) == 0
+    out.mkdir()
+    least = ["--holdout", "5", "--words", "8", "--prompt", "1"]
+    assert passages.main(["--source", str(source[0]), "--out", str(out), *COUNTS, *least]) == 0
     splits = ["forget", "retain1", "retain2", "holdout", "pretrain"]
     settings = {"source": str(out), "splits": splits, "tasks": ["verbmem", "privleak"], "revision": "main", "name": "x"}
     plugin = registry.load("corpora", "muse")
     plugin.check(settings)
     plugin.build(settings, tmp_path / "built")
-    assert read_json(tmp_path / "built/units/raw/pretrain.json") == [f"article {number}" for number in (1, 3, 4, 6, 13)]
+    assert read_json(tmp_path / "built/units/raw/pretrain.json") == [f"article {number}" for number in (1, 4)]
     assert (tmp_path / "built/verbmem/retain.json").is_file()
 
 
