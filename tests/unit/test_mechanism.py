@@ -13,7 +13,7 @@ from scripts.core.analysis import columns, tables
 from scripts.core.analysis.columns import LABELS
 from scripts.core.planning import config as configuration
 from scripts.core.planning import grid
-from scripts.quantizers import awq
+from scripts.quantizers import _formats, awq
 from tests.unit import updated
 from tests.workflow.conftest import MICRO
 
@@ -102,6 +102,8 @@ def test_what_is_left_out_is_what_the_sweep_now_has_of_it(measured, monkeypatch)
     first, _ = measured({}, FULL, TENSOR)
     again, asked = measured(first, FULL)
     assert (first["left_out"], again["left_out"], asked) == (["t"], [], [])
+    alone, _ = measured({}, TENSOR)
+    assert alone["left_out"] == ["t"] and alone["modules"] == {} and alone["fingerprint"] == first["fingerprint"]
 
 
 @pytest.mark.parametrize("text", ['{"schemes": ', "[]", ""])
@@ -131,6 +133,23 @@ def test_a_difference_reads_like_whole_weights(results, tmp_path):
     delta.pack(tmp_path / "packed/run/checkpoint", tmp_path / "packed/target/checkpoint")
     assert delta.is_packed(tmp_path / "packed/run/checkpoint")
     assert call(tmp_path / "packed", ["tensor"], out=tmp_path / "packed.json") == whole
+
+
+def test_a_scheme_with_files_is_read_from_those_of_the_target_and_of_the_run(tmp_path):
+    scheme, layer = {"name": "a4", "kind": "awq", "bits": 4, "group": 16, "clip": False}, "model.layers.0.mlp.up_proj"
+    wanted = []
+    for seed, name in enumerate(("target", "run")):
+        weight = torch.randn(8, 32, generator=torch.Generator().manual_seed(seed))
+        codes, scale, zero = awq.rounded(weight, 4, 16)
+        parts = _formats.to_pack_quantized(codes.long(), scale.half(), zero.long(), (8, 32), 4)
+        parts |= {"input_scale": torch.full((32,), 2.0), "output_scale": torch.ones(8)}
+        (tmp_path / name / "quantized/a4").mkdir(parents=True)
+        save_file({f"{layer}.{part}": t for part, t in parts.items()}, tmp_path / name / "quantized/a4/model.safetensors")
+        wanted.append(awq.stored(parts, scheme))
+    found = mechanism.Quantizer(scheme, tmp_path / "run", tmp_path / "target").pair(layer, None, None)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1]) and one[2] == other[2]
+    assert mechanism.says_what_it_holds(scheme) and not torch.equal(found[0][0], found[1][0])
 
 
 def test_to_store_a_target_in_fewer_bits_is_no_update(results, tmp_path):

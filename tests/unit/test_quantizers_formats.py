@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import save_file
 
 from scripts.core import registry
-from scripts.quantizers import _artifact, _formats
+from scripts.quantizers import _artifact, _formats, rtn
 from scripts.quantizers.gguf import SIZES
 from tests.unit.library_environments import READERS, in_environment
 
@@ -237,19 +237,31 @@ def test_every_quantizer_tells_its_values():
 
 
 @pytest.mark.parametrize("given", [{}, {"round_zero": True}])
-def test_hqq_is_told_where_its_fit_begins(tmp_path, monkeypatch, given):
-    asked = []
+def test_what_hqq_fits_is_stored_and_read(tmp_path, monkeypatch, given):
+    """Of matrices inside decoder blocks alone; its fit is told where to begin. Here a stand-in rounds."""
+    asked, layer, out = [], "model.layers.0.mlp.up_proj", tmp_path / "out"
 
     class Quantizer:
         @staticmethod
         def quantize(weight, **settings):
+            assert weight.dtype == torch.float32
             asked.append(settings)
-            return torch.zeros_like(weight), {"scale": torch.ones(8, 1), "zero": torch.zeros(8, 1)}
+            codes, scale, zero = rtn.quantize(weight, 3, "group", 8, symmetric=False)
+            return codes.to(torch.uint8), {"scale": scale, "zero": zero + 0.25}
 
     for name, content in {"hqq": {}, "hqq.core": {}, "hqq.core.quantize": {"Quantizer": Quantizer}}.items():
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
-    save_file({"model.layers.0.mlp.up_proj.weight": np.zeros((4, 16), np.float32)}, tmp_path / "model.safetensors")
-    (tmp_path / "out").mkdir()
-    registry.load("quantizers", "hqq").quantize(tmp_path, {"bits": 4, "group": 8} | given, [], tmp_path / "out", "cpu")
-    assert [settings["round_zero"] for settings in asked] == [given.get("round_zero", False)]
-    assert "round_zero" in registry.parameters("quantizers", "hqq")
+    weight = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float16)
+    save_file({f"{layer}.weight": weight, "model.embed_tokens.weight": weight}, tmp_path / "model.safetensors")
+    out.mkdir()
+    plugin, scheme = registry.load("quantizers", "hqq"), {"bits": 3, "group": 8} | given
+    plugin.quantize(tmp_path, scheme, [], out, "cpu")
+    wanted = {"nbits": 3, "group_size": 8, "axis": 1, "bitpack": False, "device": "cpu", "round_zero": bool(given)}
+    assert asked == [wanted] and "round_zero" in registry.parameters("quantizers", "hqq")
+    stored = _artifact.tensors(out)
+    assert list(stored) == [layer]
+    codes, scale, zero = rtn.quantize(torch.tensor(weight), 3, "group", 8, symmetric=False)
+    expected = ((codes - (zero + 0.25)) * scale.half().float()).reshape(4, 16)
+    monkeypatch.setattr(_artifact, "load", lambda *given: given)
+    *told, read = plugin.load("checkpoint", scheme, "cpu", "artifact")
+    assert told == ["checkpoint", "artifact", "cpu"] and torch.equal(read(stored[layer]), expected)
