@@ -45,6 +45,7 @@ def test_search_finds_the_best_alpha_and_beats_plain_rounding():
 
 def test_clipping_is_the_best_ratio_of_each_group():
     weight, inputs = sample(rows=6)
+    weight[2] = weight[2].abs() + 0.01  # ranges that begin at 0
     low, high = awq.best_clip(weight, inputs.T @ inputs, 3, 16)
     flat, ratios = weight.reshape(-1, 16), []
     for index in range(len(flat)):
@@ -57,18 +58,20 @@ def test_clipping_is_the_best_ratio_of_each_group():
         best = 1 - 0.05 * errors.index(min(errors))
         ratios.append(best)
         chosen = (high[index] / group.max().clamp(min=0)).item()
+        assert low[index].item() == pytest.approx(group.min().clamp(max=0).item() * chosen, rel=1e-5)
         at = round((1 - chosen) / 0.05)
         assert chosen == pytest.approx(best, abs=1e-5) or errors[at] == pytest.approx(min(errors), rel=1e-3)
     assert len(set(ratios)) > 2 and min(ratios) < 0.8
 
 
 def test_a_range_reaches_to_0_and_its_step_is_stored_in_half_precision():
-    weight = torch.stack([torch.linspace(0.5, 1, 16), torch.linspace(-1.3, -0.4, 16), torch.linspace(-1, 0.7, 16)])
+    ends = ((0.5, 1), (-1.3, -0.4), (-1, 0.7), (0, 0))
+    weight = torch.stack([torch.linspace(*pair, 16) for pair in ends])
     codes, scale, zero = awq.rounded(weight, 4, 16)
     for row, (low, high) in enumerate(((0, 1), (-1.3, 0), (-1, 0.7))):
         step = torch.tensor((high - low) / 15).half().float()
         assert scale[row] == step and zero[row] == torch.round(-low / step)
-    assert (awq.value(codes, scale, zero, weight.shape) - weight).abs().max() <= 0.51 * scale.max()
+    assert ((awq.value(codes, scale, zero, weight.shape) - weight).abs() <= 0.51 * scale).all() and codes[3].eq(0).all()
 
 
 def llama(heads=4, bias=False):
@@ -100,6 +103,9 @@ def test_scales_change_nothing_before_rounding(heads, bias):
         for hidden, named in calls:
             block(hidden, **named)
         seen = inputs.result()
+        x = torch.cat([block.input_layernorm(hidden)[0] for hidden, _ in calls])
+        for found, wanted in zip(seen["self_attn.q_proj"], (x.T @ x, x.abs().mean(0)), strict=True):
+            assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4)
         weight = block.mlp.down_proj.weight.clone()
         chosen = awq.scale_block(block, seen, 3, 16)
         assert not torch.equal(weight, block.mlp.down_proj.weight)
@@ -150,3 +156,20 @@ def test_whole_model_is_closer_than_rtn_on_its_calibration_text(tmp_path):
     for read in (_artifact.tensors, _artifact.Stored):
         with pytest.raises(ValueError, match=r"holds no \*\.safetensors; allowed: a folder that scripts.quantize wrote"):
             read(out)
+
+
+def test_biases_are_stored_as_scaled_and_what_makes_attention_scores_is_not_clipped(tmp_path, monkeypatch):
+    model, best, asked = llama(bias=True), awq.best_clip, []
+    monkeypatch.setattr(awq, "best_clip", lambda weight, *more: asked.append(weight) or best(weight, *more))
+    model.save_pretrained(tmp_path / "checkpoint")
+    windows = torch.randint(0, 64, (2, 24), generator=torch.Generator().manual_seed(2)).tolist()
+    for clip, count in ((True, 2 * 5), (False, 0)):
+        scheme, out = {"bits": 8, "group": 16, "clip": clip}, tmp_path / str(clip)
+        out.mkdir()
+        del asked[:]
+        awq.quantize(tmp_path / "checkpoint", scheme, windows, out, "cpu")
+        assert len(asked) == count
+    (out / "quantization.json").write_text('{"status": "ok"}')
+    with torch.no_grad():
+        full, ours = (m(torch.tensor(windows)).logits for m in (model, awq.load(tmp_path / "checkpoint", scheme, "cpu", out)))
+    assert (ours - full).norm() < 0.02 * full.norm()
