@@ -200,3 +200,24 @@ def test_weights_on_the_bf16_grid_are_still_held_as_before():
     precision.to_bf16_grid(layer)
     assert layer.weight.dtype == torch.float32 and layer.weight.data_ptr() == place
     assert layer.weight.equal(before.bfloat16().float()) and not layer.weight.equal(before)
+
+
+def test_moments_in_paged_memory_are_there_again_after_a_resume(monkeypatch):
+    from scripts.quantizers._bnb import import_library
+
+    import_library()
+    from bitsandbytes.optim import PagedAdamW32bit
+
+    def buffer(self, p, dtype):
+        paged = torch.zeros(p.shape, dtype=dtype)  # as bitsandbytes': of the host, for a parameter that is elsewhere
+        paged.is_paged = True
+        return paged
+
+    monkeypatch.setattr(PagedAdamW32bit, "get_state_buffer", buffer)
+    parameter = torch.nn.Parameter(torch.empty(4, device="meta"))
+    optimizers = [optimizer.paging(PagedAdamW32bit)([parameter]) for _ in range(2)]
+    optimizers[0].init_state(optimizers[0].param_groups[0], parameter, 0, 0)
+    optimizers[0].state[parameter]["state1"] += 2
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    state = optimizers[1].state[parameter]
+    assert state["state1"].is_paged and state["state2"].is_paged and state["state1"].tolist() == [2, 2, 2, 2]

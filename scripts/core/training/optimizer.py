@@ -220,6 +220,21 @@ class PrecisionAdamW(torch.optim.Optimizer):
                 p.copy_(round_stochastically(w, group["seed"], group["count"], ordinal, start))
 
 
+def paging(kind):
+    """bitsandbytes' paged optimiser `kind`, with moments in paged memory after a resume, too: by itself it reads a saved state to
+    the GPU, where they need not fit.
+    """
+
+    class Paging(kind):
+        def load_state_dict(self, state_dict):
+            super().load_state_dict(state_dict, move_to_device=False)
+            for p, state in self.state.items():
+                for name in ("state1", "state2"):
+                    state[name] = self.get_state_buffer(p, dtype=state[name].dtype).copy_(state[name])
+
+    return Paging
+
+
 def bitsandbytes_adamw(name: str, groups, **usual):
     """bitsandbytes' AdamW for parameter groups: moments in 8 bits (blocks of 256; tensors below 4096 elements stay in float32)
     and, when paged, in memory that moves between GPU and host. usual: lr, betas, eps.
@@ -231,8 +246,8 @@ def bitsandbytes_adamw(name: str, groups, **usual):
 
     known = {
         "adamw_8bit": bitsandbytes.optim.AdamW8bit,
-        "paged_adamw": bitsandbytes.optim.PagedAdamW32bit,
-        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
+        "paged_adamw": paging(bitsandbytes.optim.PagedAdamW32bit),
+        "paged_adamw_8bit": paging(bitsandbytes.optim.PagedAdamW8bit),
     }
     if name not in known:
         raise ValueError(f"training.optimizer: {name!r} is not allowed; allowed: {', '.join(OPTIMIZERS)}")
