@@ -161,6 +161,15 @@ def test_drawn_texts_have_seeds_of_their_own(served):
     assert seeds[:2] == seeds[2:4] and len({*seeds}) == 4
 
 
+def test_no_sampler_is_compiled_and_none_is_needed(served):
+    from scripts.core.evaluation.vllm_engine import SETTINGS
+
+    engine, recorder = served()
+    engine.generate(["3"], 4, temperature=0.7)
+    ((_, options),) = recorder.asked
+    assert not options.keys() & {"top_k", "top_p"} and SETTINGS["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+
+
 def test_log_probabilities_come_back_in_order_and_as_long_as_asked(served):
     engine, recorder = served()
     found = engine.token_logprobs([[1, 2, 3], [5], [], [4, 1]])
