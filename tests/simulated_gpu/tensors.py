@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 import traceback
 from collections import Counter
 
@@ -37,13 +38,6 @@ class OnGpu(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         return compute(function, args, kwargs or {})
-
-    def __tensor_flatten__(self):
-        return ["held"], None
-
-    @staticmethod
-    def __tensor_unflatten__(inner, meta, size, stride):
-        return OnGpu(inner["held"])
 
     def __deepcopy__(self, memo):
         copied = OnGpu(self.held.clone())
@@ -94,7 +88,33 @@ def start() -> Device:
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device="cuda") first makes one on the CPU
     torch.__future__.set_swap_module_params_on_conversion(True)  # module.to("cuda") puts other tensors into its parameters
     torch.utils.swap_tensors = functools.partial(_swap, torch.utils.swap_tensors)
+    torch.Tensor._make_subclass = staticmethod(_staying(torch.Tensor._make_subclass))
+    threading.Thread.run = functools.partialmethod(_run, threading.Thread.run)
     return Device().__enter__()
+
+
+def _staying(usual):
+    """torch.Tensor._make_subclass, as bitsandbytes makes its parameters: one of the device stays of the device."""
+
+    @functools.wraps(usual)  # torch._dynamo compares signatures
+    def make(kind, data, requires_grad=False):
+        if not isinstance(data, OnGpu):
+            return usual(kind, data, requires_grad)
+        return OnGpu.__new__(_on_gpu(kind), data.held).requires_grad_(requires_grad)
+
+    return make
+
+
+@functools.cache
+def _on_gpu(kind):
+    return type(kind.__name__, (kind, OnGpu), {})
+
+
+def _run(thread, usual) -> None:
+    """A thread's work, under a mode of its own."""
+    torch._C._set_only_lift_cpu_tensors(True)
+    with Device():
+        usual(thread)
 
 
 def _swap(usual, parameter, new) -> None:
@@ -127,10 +147,11 @@ def compute(function, args, kwargs):
         check(function, args, tensors)
     if here and (function in WAITING or function in COPYING and not made_here):
         wait()
-    result = function(*tree_map(_held, args), **tree_map(_held, kwargs))
-    if not made_here:
-        return result
-    return return_and_correct_aliasing(function, args, kwargs, tree_map(_placed, result))
+    if not made_here and function is not aten._to_copy.default:
+        return function(*tree_map(_held, args), **tree_map(_held, kwargs))
+    with torch.inference_mode(False):  # what is made in that mode can be no view of the rest, and no parameter after it
+        result = function(*tree_map(_held, args), **tree_map(_held, kwargs))
+        return return_and_correct_aliasing(function, args, kwargs, tree_map(_placed, result)) if made_here else result
 
 
 def check(function, args, tensors) -> None:

@@ -63,6 +63,8 @@ SCHEMES = {
     "full": {"kind": "full"},
     "rtn": {"kind": "rtn", "bits": 4, "granularity": "tensor"},
     "int8": {"kind": "bnb_int8"},
+    "fp4": {"kind": "bnb_fp4"},
+    "nf4": {"kind": "bnb_nf4", "double": True},
     "awq": {"kind": "awq", "bits": 4, "group": 32},
 }
 
@@ -98,7 +100,7 @@ def calls(folder) -> dict:
         storage.write_json(folder / f"{name}.json", content)
     add("quantize", "scripts.quantize", "--run", folder / "target", "--corpus", folder / "corpus", "--scheme", folder / "awq.json",
         "--out", folder / "target/quantized/awq")  # fmt: skip
-    for name, schemes in {"target": SCHEMES, "npo": ("full", "rtn"), "whp": ("full",)}.items():
+    for name, schemes in {"target": SCHEMES, "npo": ("full", "rtn"), "whp": ("full", "fp4")}.items():
         files = [folder / f"{scheme}.json" for scheme in schemes]
         add(f"score {name}", "scripts.evaluate", "--run", folder / name, "--corpus", folder / "corpus", "--schemes", *files)
     add("mechanism", "scripts.mechanism", "--run", folder / "npo", "--target", folder / "target", "--corpus", folder / "corpus",
@@ -172,7 +174,9 @@ def test_moments_in_8_bits_lead_nearly_where_whole_ones_do(on_gpu):
     assert eight == pytest.approx(whole, rel=0.02) and eight != whole
 
 
-@pytest.mark.parametrize("run, scheme", [*(("target", scheme) for scheme in SCHEMES), ("npo", "rtn"), ("whp", "full")])
+@pytest.mark.parametrize(
+    "run, scheme", [*(("target", scheme) for scheme in SCHEMES), ("npo", "rtn"), ("whp", "full"), ("whp", "fp4")]
+)
 def test_scores_on_a_gpu_are_those_of_a_cpu_but_for_rounding(on_cpu, on_gpu, run, scheme):
     read = lambda folder, metric: storage.read_json(folder / run / "eval" / scheme / f"{metric}.json")  # noqa: E731
     for metric in METRICS:

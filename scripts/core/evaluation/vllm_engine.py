@@ -24,8 +24,8 @@ from scripts.core.evaluation.engine import Engine, before
 SETTINGS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 SETTINGS |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 SETTINGS |= {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}  # one more than the model's positions, see `start`
-# On a GPU, vLLM tries FlashInfer's kernel for top-k and top-p before it answers anything. That kernel is compiled on the spot, which
-# ends the job where there is no nvcc, and nothing here asks for either.
+# On a GPU, vLLM tries FlashInfer's kernel for top-k and top-p before it answers anything. That kernel is compiled on the spot,
+# which ends the job where there is no nvcc, and nothing here asks for either.
 SETTINGS |= {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 
 
