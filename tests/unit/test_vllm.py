@@ -161,6 +161,12 @@ def test_drawn_texts_have_seeds_of_their_own(served):
     assert seeds[:2] == seeds[2:4] and len({*seeds}) == 4
 
 
+def test_a_float32_model_is_multiplied_in_float32():
+    from scripts.core.evaluation.vllm_engine import SETTINGS
+
+    assert SETTINGS["TRITON_F32_DEFAULT"] == "ieee"
+
+
 def test_no_sampler_is_compiled_and_none_is_needed(served):
     from scripts.core.evaluation.vllm_engine import SETTINGS
 

@@ -27,6 +27,7 @@ SETTINGS |= {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}  # one more than the model's 
 # On a GPU, vLLM tries FlashInfer's kernel for top-k and top-p before it answers anything. That kernel is compiled on the spot,
 # which ends the job where there is no nvcc, and nothing here asks for either.
 SETTINGS |= {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+SETTINGS |= {"TRITON_F32_DEFAULT": "ieee"}  # attention of a float32 model is Triton's on a GPU, by default with 10 bits of mantissa
 
 
 class Served(Engine):
