@@ -120,6 +120,44 @@ def test_a_gpu_without_room_for_a_batch_goes_on_with_smaller_ones(task, monkeypa
         lm_eval.evaluate(engine, None, settings)
 
 
+def test_an_item_s_score_is_the_first_that_its_task_has_under_its_first_filter():
+    strict, loose = (
+        {"filter": name, "doc_id": 3, "exact_match": score, "f1": 0.5} for name, score in (("strict", 1), ("loose", 0))
+    )
+    found = {"b": [{"doc_id": 0, "f1": 0.25}], "a": [strict, loose, strict | {"doc_id": 4}]}
+    wanted = [("a", 3, 1.0), ("a", 4, 1.0), ("b", 0, 0.25)]
+    assert lm_eval.collect(found, "g") == ([{"task": t, "item": i, "acc": s} for t, i, s in wanted], "exact_match")
+    assert lm_eval.collect({"a": [{"doc_id": 0, "acc": 0, "exact_match": 1}]}, "g")[0][0]["acc"] == 0
+    for items in ([], [{"doc_id": 0, "bleu": 1}]):
+        with pytest.raises(ValueError, match="'a' of 'g' has no score per item; allowed: tasks with acc, exact_match, f1"):
+            lm_eval.collect({"a": items}, "g")
+
+
+def test_what_lm_eval_is_told_and_what_it_can_not_find(tmp_path, monkeypatch):
+    from scripts.core.evaluation.engine import Engine
+    from scripts.core.weights.models import build_model, build_tokenizer
+
+    tokenizer = build_tokenizer([(TASKS / "colours.json").read_text()], 300, 128)
+    model = build_model({"hidden": 32, "layers": 1, "heads": 2, "positions": 128}, tokenizer)
+    chosen = registry.defaults("metrics", "lm_eval") | {"task": "colours", "source": str(TASKS)}
+    with pytest.raises(ValueError, match="task: 'shapes' is unknown; allowed: a task of .*tasks"):
+        lm_eval.evaluate(Engine(model, tokenizer), None, chosen | {"task": "shapes"})
+    (tmp_path / "colours.yaml").write_text((TASKS / "colours.yaml").read_text())
+    with pytest.raises(ValueError, match=r"data of 'colours' can't be read from .*; allowed: data at hand$"):
+        lm_eval.evaluate(Engine(model, tokenizer), None, chosen | {"source": str(tmp_path)})
+    asked = []
+
+    def simple_evaluate(model, **given):
+        asked.append((model.batch_size, model.max_length, given["num_fewshot"], given["limit"], given["tasks"]))
+        return {"samples": {"colours": [{"doc_id": 0, "acc": 1.0}]}}
+
+    monkeypatch.setattr("lm_eval.simple_evaluate", simple_evaluate)
+    for tokens in (3 * 128, 100):
+        found = lm_eval.evaluate(Engine(model, tokenizer, batch_tokens=tokens), None, chosen | {"shots": 2, "limit": 5})
+    assert asked == [(3, 128, 2, 5, ["colours"]), (1, 128, 2, 5, ["colours"])] and found["value"] == 100
+    assert found["lm_eval"] == lm_eval.version() and not model._forward_hooks
+
+
 def test_broken_logits_have_no_score():
     import torch
 
