@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -37,6 +38,34 @@ def test_missing_then_made_then_out_of_date(place, capsys):
     (place / "pins" / "small.txt").write_text("# other pins\n")
     with pytest.raises(isolation.MissingEnvironment, match="'small' is out of date"):
         isolation.interpreter("small")
+
+
+def test_what_is_ready_is_not_made_again_and_what_is_broken_is_made_from_nothing(place, monkeypatch):
+    """With the interpreter that this one's venv was made with, unless another is named."""
+    calls, python = [], place / "envs/small/bin/python"
+
+    def run(command, **_):
+        calls.append(command)
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.touch()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys, "_base_executable", "/base/python")
+    python.parent.mkdir(parents=True)
+    (place / "envs/small/left").touch()
+    isolation.make("small", "/opt/python")
+    assert calls[0] == ["/opt/python", "-m", "venv", str(place / "envs/small")] and not (place / "envs/small/left").exists()
+    assert calls[1][:4] == [str(python), "-m", "pip", "install"] and calls[1][-2:] == ["-r", str(place / "pins/small.txt")]
+    isolation.make("small")
+    assert len(calls) == 2 and isolation.state("small") == "ready"
+    python.unlink()
+    assert isolation.state("small") == "missing"
+    isolation.make("small")
+    assert calls[2][0] == "/base/python" and isolation.state("small") == "ready"
+    assert isolation.interpreter("train") == sys.executable
+    monkeypatch.delenv("UNLEARNING_ENVS")
+    assert isolation.folder("small") == isolation.ROOT / ".envs/small"
 
 
 def test_what_pip_refuses_leaves_nothing_behind(place, capsys):
