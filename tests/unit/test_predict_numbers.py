@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from scripts import predict
-from scripts.core.analysis import statistics
+from scripts.core.analysis import columns, statistics, tables
 from scripts.core.analysis.columns import LABELS
 
 
@@ -52,3 +52,20 @@ def test_cells_are_single_runs_at_their_end_under_quantization_with_the_numbers_
     found = predict.cells(recovery, pd.DataFrame([facts, *(facts | other for other in apart)]))
     assert len(found) == 1
     assert found[["R", "kept", "first_order", "log_noise_ratio"]].iloc[0].tolist() == [0.4, 0.25, 0.5, -3]
+
+
+def test_the_program_says_each_fit_in_a_line_and_writes_where_it_is_told(tmp_path, monkeypatch, capsys):
+    row = {"metric": "verbmem_f", "kind": "verbmem", "left_out": "method", "predictor": "weights", "cells": 72, "runs": 24}
+    row |= {name + end: value for name in columns.FITTED for end, value in (("", 0.5), ("_low", 0.25), ("_high", 0.75))}
+    fit, asked = [row | {"reason": ""}, row | {"predictor": "gradient", "reason": "no gradient"}], []
+    monkeypatch.setattr(tables, "read", lambda folder, names: dict.fromkeys(names, folder))
+    monkeypatch.setattr(predict, "predict", lambda *given: asked.append(given) or {"prediction": [], "fit": fit})
+    for more, place in (([], "tables"), (["--out", str(tmp_path / "out"), "--width", "0.3"], "out")):
+        assert predict.main(["--tables", str(tmp_path / "tables"), *more]) == 0
+        assert {path.name for path in (tmp_path / place).iterdir()} == {"prediction.csv", "prediction_fit.csv"}
+        assert pd.read_csv(tmp_path / place / "prediction_fit.csv").predictor.tolist() == ["weights", "gradient"]
+    assert asked == [(str(tmp_path / "tables"),) * 2 + (width,) for width in (1.0, 0.3)]
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert first.split("  ")[0].strip() == "verbmem_f" and "one method left out" in first and "72 cells  24 runs" in first
+    assert "  R2 0.50 [0.25, 0.75]  slope 0.50 [0.25, 0.75]" in first and second.endswith("24 runs  no gradient")
+    assert predict.shown([]) == "no cells"
