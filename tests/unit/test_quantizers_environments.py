@@ -53,7 +53,9 @@ def test_what_is_ready_is_not_made_again_and_what_is_broken_is_made_from_nothing
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(sys, "_base_executable", "/base/python")
     python.parent.mkdir(parents=True)
-    (place / "envs/small/left").touch()
+    for left in (place / "envs/small/left", python):  # of one that was cut off
+        left.touch()
+    assert isolation.state("small") == "missing"
     isolation.make("small", "/opt/python")
     assert calls[0] == ["/opt/python", "-m", "venv", str(place / "envs/small")] and not (place / "envs/small/left").exists()
     assert calls[1][:4] == [str(python), "-m", "pip", "install"] and calls[1][-2:] == ["-r", str(place / "pins/small.txt")]
