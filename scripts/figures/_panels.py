@@ -4,6 +4,7 @@ from scripts.core.analysis import tables
 
 SHOWN = (("verbmem", "forget"), ("knowmem", "forget"))
 LINES = {"bf16": "-", "bf16_stochastic": "--", "fp32": ":"}  # of arrows, by the precision of the weights
+NAMES = {"verbmem": "VerbMem", "knowmem": "KnowMem", "perplexity": "the forget set's likelihood"}
 NOTHING = "Nothing to draw yet: {}."
 
 
@@ -23,6 +24,12 @@ def forget_metrics(table) -> list[str]:
     """VerbMem and KnowMem on the forget set, as far as a table has them."""
     found = [tables.metric(table, kind, split) for kind, split in SHOWN]
     return [name for name in found if name]
+
+
+def most_defined(rows) -> str | None:
+    """The forget metric that has an R in most rows; the first of those that have it equally often."""
+    names = [*forget_metrics(rows), tables.metric(rows, "perplexity", "forget")]
+    return max(filter(None, names), key=lambda name: rows.R[rows.metric == name].notna().sum(), default=None)
 
 
 def references(table) -> dict:
@@ -89,3 +96,11 @@ def whiskers(table) -> str:
     """What the whiskers of the rows of a table are, for a figure's small print."""
     kinds = [kind for kind in dict.fromkeys(table.interval) if kind]
     return "Whiskers: 95 % bootstrap intervals over " + " / ".join(kinds) if kinds else ""
+
+
+def rate(text) -> float:
+    """A learning rate as a number; 0 where a method has none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return 0.0

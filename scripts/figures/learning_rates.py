@@ -13,7 +13,7 @@ def draw(tables_):
     rows = panels.unlearned(scores)
     metrics = panels.forget_metrics(rows)[:1]
     rows = rows[rows.metric.isin(metrics)]
-    rows = rows.assign(rate=[rate(text) for text in rows.lr])
+    rows = rows.assign(rate=[panels.rate(text) for text in rows.lr])
     rows = rows[rows.rate > 0]
     drawn = rows[rows["value"].notna()]
     if not len(drawn):
@@ -44,14 +44,6 @@ def draw(tables_):
     style.legend(figure, handles + layout.reference_handles())
     style.note(figure, [panels.whiskers(drawn), *panels.absences(rows, tables.label(scores))])
     return figure
-
-
-def rate(text) -> float:
-    """A learning rate as a number; 0 where a method has none."""
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return 0.0
 
 
 def ticks(rates) -> tuple[list[float], list[str]]:

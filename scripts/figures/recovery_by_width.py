@@ -5,7 +5,6 @@ from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
 
 TABLES = ["recovery"]
-NAMES = {"verbmem": "VerbMem", "knowmem": "KnowMem", "perplexity": "the forget set's likelihood"}
 STEP = 0.07  # octaves between the marks of two schemes at one width
 
 
@@ -17,7 +16,7 @@ def draw(tables_):
     """
     rows = panels.unlearned(tables_["recovery"])
     rows = rows[rows.checkpoint == ""]  # two checkpoints of one model would be two marks
-    rows = rows[rows.metric == most_defined(rows)]
+    rows = rows[rows.metric == panels.most_defined(rows)]
     widths = {key: float(row.hidden) for key, row in zip(panels.key_column(rows), rows.itertuples(), strict=True) if known(row)}
     if len(set(widths.values())) < 2:
         return style.empty(panels.NOTHING.format("no unlearned models of two hidden sizes"))
@@ -41,17 +40,11 @@ def draw(tables_):
     bottom, top = axes[0, 0].get_ylim()
     axes[0, 0].set_ylim(max(bottom, -110), min(top, 150))
     for row in axes:
-        row[0].set_ylabel(f"recovery R of {NAMES[rows.kind.iloc[0]]} (%)")
+        row[0].set_ylabel(f"recovery R of {panels.NAMES[rows.kind.iloc[0]]} (%)")
     style.legend(figure, [style.handle(name, linestyle="-", **look) for name, look in looks.items()])
     absent = [(key, scheme, row) for (key, scheme), row in found.items() if scheme != "full" and not panels.recovers(row)]
     style.note(figure, [panels.whiskers(rows), *(f"{key.corpus}, {scheme}: {row.R_reason}" for key, scheme, row in absent)])
     return figure
-
-
-def most_defined(rows) -> str | None:
-    """The forget metric that has an R in most rows; the first of those that have it equally often."""
-    names = [*panels.forget_metrics(rows), tables.metric(rows, "perplexity", "forget")]
-    return max(filter(None, names), key=lambda name: rows.R[rows.metric == name].notna().sum(), default=None)
 
 
 def panel(axis, widths: dict, found: dict, looks: dict) -> None:

@@ -45,6 +45,21 @@ def test_weights_moved_draws_the_histograms_and_the_codes():
     assert len(many.axes) == 12 and "102 more settings are not drawn" in " ".join(text.get_text() for text in words(many))
 
 
+def test_recovery_by_edge_sets_the_innermost_code_against_what_the_rate_moves():
+    made = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], diverged=(), settings=2)
+    figure = drawn("recovery_by_edge", made)
+    assert [axis.get_title() for axis in figure.axes] == ["bf16 weights", "fp32 weights"]
+    rows, edges = made["recovery"], {"bnb_fp4": 0.5, "rtn_int4_tensor": 0.25}
+    for axis, weights in zip(figure.axes, ("bf16", "fp32"), strict=True):
+        for scheme, edge in edges.items():
+            own = rows[(rows.weights == weights) & (rows.scheme == scheme) & (rows.metric == "verbmem_f")]
+            wanted = [(edge / (256 * float(row.lr)), 100 * row.R) for row in own.itertuples()]
+            assert len(wanted) == 2 and np.allclose(sorted(bars(axis, f"_{scheme}")), sorted(wanted))
+    assert "_full" not in {line.get_label() for line in figure.axes[0].containers}
+    without = made | {"mechanism": made["mechanism"].assign(edge=np.nan)}
+    assert "no unlearned model with a recovery" in words(drawn("recovery_by_edge", without))[0].get_text()
+
+
 def test_prediction_sets_measured_beside_predicted():
     made = MADE["usual"]
     figure = drawn("prediction", made)
