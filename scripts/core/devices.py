@@ -85,7 +85,7 @@ def claim(count: int, environment=os.environ, folder: Path | None = None, pause=
     while True:
         held = {}
         for name in shown:
-            lock = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+            lock = os.open(folder / name.replace("/", "-"), os.O_RDWR | os.O_CREAT, 0o600)  # a MIG device's name may have slashes
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -69,6 +69,8 @@ def test_all_gpus_of_the_machine_are_asked_for(tmp_path, monkeypatch):
     assert devices.visible({"CUDA_VISIBLE_DEVICES": ""}) == []  # none is shown, whatever the machine has
     environment = {"CUDA_VISIBLE_DEVICES": "2,1"}
     assert devices.claim(1, environment, tmp_path / "locks") == ["2"] and environment == {"CUDA_VISIBLE_DEVICES": "2"}
+    parts = {"CUDA_VISIBLE_DEVICES": "MIG-GPU-a1/7/0,MIG-GPU-a1/8/0"}
+    assert devices.claim(1, parts, tmp_path / "locks") == ["MIG-GPU-a1/7/0"]
     monkeypatch.setenv("PATH", "/nowhere")
     assert devices.visible({}) == []
     tool.write_text("#!/bin/sh\necho 0\nexit 9\n")  # a driver that does not answer
