@@ -13,7 +13,8 @@ from scripts.core.planning.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 BELOW = {"news": "config.yaml", "books": "config.yaml", "sure": "config.yaml", "controls": "profiles/demo/sweep.yaml"}
-BELOW |= dict.fromkeys(("widths", "schemes", "calibration", "cure", "steps", "targets", "passages"), "profiles/demo/sweep.yaml")
+STUDIES = ("widths", "schemes", "calibration", "cure", "steps", "targets", "passages", "rates")
+BELOW |= dict.fromkeys(STUDIES, "profiles/demo/sweep.yaml")
 BELOW["seven_b"] = "config.yaml"
 
 
@@ -52,6 +53,22 @@ def test_sure_has_the_papers_settings():
         "npo": (90.0, 20.0),
         "ga": (99.0, 400.0),
     }
+
+
+def test_rates_differ_in_nothing_but_the_rate_and_the_steps():
+    plan = laid_over("rates")
+    demo = plan.config["corpora"]["people"]
+    for name in ("people2", "people3"):
+        other = plan.config["corpora"][name]
+        assert {**other, "model": {**other["model"], "seed": 0}} == {**demo, "model": {**demo["model"], "seed": 0}}
+    specs = unlearned(plan)
+    rates = sorted({float(s["training"]["lr"]) for s in specs if s["training"]["weights"] == "bf16"})
+    assert len(rates) == 8 and len(specs) == 3 * 10 * 2  # each with a checkpoint half-way
+    for s in specs:
+        for key in ("lr", "max_steps", "checkpoint_at"):
+            s["training"].pop(key, None)
+    one = [{k: v for k, v in s.items() if k not in ("run", "corpus", "model")} for s in specs]
+    assert len({str(s) for s in one}) == 2  # weights in bf16, and in fp32
 
 
 def test_targets_are_the_demos_but_for_their_seed():
