@@ -64,6 +64,14 @@ def test_clipping_is_the_best_ratio_of_each_group():
     assert len(set(ratios)) > 2 and min(ratios) < 0.8
 
 
+def test_a_range_that_is_given_takes_the_place_of_a_groups_own():
+    weight = torch.tensor([[-3.0, -1.0, 1.0, 4.0]])
+    low, high = torch.tensor([[-1.0]]), torch.tensor([[2.0]])
+    codes, scale, zero = awq.rounded(weight, 2, 4, low, high)
+    assert (codes.tolist(), scale.item(), zero.item()) == ([[0, 0, 2, 3]], 1.0, 1.0)  # grid of −1, 0, 1, 2
+    assert awq.value(codes, scale, zero, weight.shape).tolist() == [[-1, -1, 1, 2]]
+
+
 def test_a_range_reaches_to_0_and_its_step_is_stored_in_half_precision():
     ends = ((0.5, 1), (-1.3, -0.4), (-1, 0.7), (0, 0))
     weight = torch.stack([torch.linspace(*pair, 16) for pair in ends])
