@@ -4,7 +4,7 @@ A step of about the learning rate changes a bf16 weight only below 2⁸ to 2⁹ 
 innermost code reaches further than that, what moved keeps its code, and the scheme gives back what was unlearned.
 """
 
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
@@ -23,7 +23,7 @@ def draw(tables_):
         return style.empty(panels.NOTHING.format("no unlearned model with a recovery, a learning rate and a scheme that has a bin"))
     looks = style.look(tables.schemes(rows))
     kinds = [kind for kind in panels.LINES if kind in set(rows.weights)]
-    figure = style.figure(style.TEXT if len(kinds) > 1 else style.COLUMN, 2.6)
+    figure = style.figure(style.TEXT if len(kinds) > 1 else style.COLUMN, 2.6 + 0.06 * len(looks))
     axes = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
     for axis, kind in zip(axes, kinds, strict=True):
         panel(axis, rows[rows.weights == kind], looks)
@@ -61,5 +61,6 @@ def panel(axis, rows, looks) -> None:
         )  # fmt: skip
     axis.axhline(0, color=style.INK, linewidth=0.5, zorder=1)
     axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_locator(LogLocator(4))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.minorticks_off()
