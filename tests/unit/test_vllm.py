@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from scripts.core import isolation, registry
+from scripts.core.evaluation import vllm_engine
 from scripts.core.evaluation.generation import NotFinite
 from scripts.core.planning import config as configuration
 from scripts.core.planning import grid, serving
@@ -130,15 +131,13 @@ class Recorder:
 @pytest.fixture
 def served(monkeypatch):
     """A function (answers, broken) → (engine, recorder)."""
-    from scripts.core.evaluation.vllm_engine import Served
-
     module = ModuleType("vllm")
     module.SamplingParams, module.TokensPrompt = dict, dict
     monkeypatch.setitem(sys.modules, "vllm", module)
 
     def make(*answers, broken=None):
         recorder = Recorder(*answers, broken=broken)
-        return Served(recorder, Words(), 12, ENDS, quiet=True), recorder
+        return vllm_engine.Served(recorder, Words(), 12, ENDS, quiet=True), recorder
 
     return make
 
@@ -161,19 +160,12 @@ def test_drawn_texts_have_seeds_of_their_own(served):
     assert seeds[:2] == seeds[2:4] and len({*seeds}) == 4
 
 
-def test_a_float32_model_is_multiplied_in_float32():
-    from scripts.core.evaluation.vllm_engine import SETTINGS
-
-    assert SETTINGS["TRITON_F32_DEFAULT"] == "ieee"
-
-
 def test_no_sampler_is_compiled_and_none_is_needed(served):
-    from scripts.core.evaluation.vllm_engine import SETTINGS
-
     engine, recorder = served()
     engine.generate(["3"], 4, temperature=0.7)
-    ((_, options),) = recorder.asked
-    assert not options.keys() & {"top_k", "top_p"} and SETTINGS["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert not recorder.asked[0][1].keys() & {"top_k", "top_p"}
+    assert vllm_engine.SETTINGS["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert vllm_engine.SETTINGS["TRITON_F32_DEFAULT"] == "ieee"  # products of a float32 model are float32
 
 
 def test_log_probabilities_come_back_in_order_and_as_long_as_asked(served):
@@ -208,7 +200,6 @@ class Dequantized:
 
 
 def test_on_a_gpu_nothing_is_compiled_and_the_hosts_copy_is_gone_when_vllm_starts(served, monkeypatch, tmp_path):
-    from scripts.core.evaluation import vllm_engine
     from scripts.core.weights import models, quantization
 
     model, started = Dequantized(), []
