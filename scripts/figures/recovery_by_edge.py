@@ -28,7 +28,7 @@ def draw(tables_):
     for axis, kind in zip(axes, kinds, strict=True):
         panel(axis, rows[rows.weights == kind], looks)
         axis.set_title(f"{kind} weights")
-        axis.set_xlabel("innermost code ends at |w| / (2⁸ · learning rate)")
+        axis.set_xlabel("end of innermost code / (2⁸ · learning rate)")
     bottom, top = axes[0].get_ylim()
     axes[0].set_ylim(max(bottom, -60), min(top, 130))
     axes[0].set_ylabel(f"recovery R of {panels.NAMES[rows.kind.iloc[0]]} (%)")
@@ -61,6 +61,6 @@ def panel(axis, rows, looks) -> None:
         )  # fmt: skip
     axis.axhline(0, color=style.INK, linewidth=0.5, zorder=1)
     axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_locator(LogLocator(4))
+    axis.xaxis.set_major_locator(LogLocator(2, numticks=7))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.minorticks_off()
