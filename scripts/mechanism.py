@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scripts.core import devices, process, registry
 from scripts.core.provenance import Provenance
-from scripts.core.storage import digest, read_json, write_json
+from scripts.core.storage import digest, read_json, read_object, write_json
 
 VERSION = 2
 OUTPUT = "mechanism.json"
@@ -170,15 +170,6 @@ def scheme_of(path: Path) -> dict:
     return content["scheme"]
 
 
-def earlier(out: Path) -> dict:
-    """What was measured before; {} without a file or with a damaged one."""
-    try:
-        content = read_json(out)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 @process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
@@ -194,10 +185,9 @@ def main(argv=None) -> int:
         if not path.is_file():
             raise ValueError(f"{path} does not exist; allowed: a finished run, its target and scheme files")
     schemes = [scheme_of(path) for path in options.schemes]
-    known = earlier(out)
     if options.corpus:  # the gradient is computed on a GPU where there is one
         devices.claim(1)
-    write_json(out, measure(options.run, options.target, schemes, known, options.corpus))
+    write_json(out, measure(options.run, options.target, schemes, read_object(out), options.corpus))
     return 0
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from scripts.core import process
 from scripts.core.planning import grid, sweep
-from scripts.core.storage import ends, read_json
+from scripts.core.planning.plan import labels
+from scripts.core.storage import ends, read_object
 
 STATES = ("done", "running", "failed", "diverged", "missing")
 AXES = ("corpus", "method", "regularizer", "lr", "weights", "seed", "scheme")
@@ -60,14 +61,12 @@ def being_made(folder) -> set[str]:
 
 def states(plan, results: Path) -> list[tuple[dict, str]]:
     """(labels, state) of every cell; labels has the columns of AXES."""
-    from scripts.core.planning.plan import labels
-
     making, metrics = being_made("."), {f"{name}.json" for name in plan.config["metrics"]}
     found, known = [], {}
     for run, scheme in plan.cells:
         if run.path not in known:
             folder = results / run.path
-            status = ended(folder / "outcome.json")
+            status = read_object(folder / "outcome.json").get("status")
             logs = listing(results / "logs" / run.path) or listing((results / "logs" / run.path).parent)
             known[run.path] = labels(run), status, logs
         columns, status, logs = known[run.path]
@@ -89,14 +88,6 @@ def states(plan, results: Path) -> list[tuple[dict, str]]:
 def whole(folder: Path, names: set[str]) -> bool:
     """Whether a folder holds all these JSON files; one that was cut off, which the next start makes anew, is as good as none."""
     return names <= listing(folder) and all(ends(folder / name) for name in names)
-
-
-def ended(outcome: Path) -> str | None:
-    """How a training ended, done or diverged; None where it has not, or where the file is damaged."""
-    try:
-        return read_json(outcome)["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def started(run, scheme: str, status, logs: set[str], config: dict) -> bool:

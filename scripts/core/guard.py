@@ -12,7 +12,7 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
-from scripts.core.storage import dumps, read_json, write_json
+from scripts.core.storage import dumps, read_object, write_json
 
 NAME = ".running.json"
 
@@ -30,7 +30,7 @@ def claim(results) -> None:
             with open(path, "x", encoding="utf-8") as file:
                 file.write(dumps(own))
         except FileExistsError:
-            other = holder(path)
+            other = read_object(path)
             if other.get("folder") == own["folder"] and alive(other):
                 return  # both have Snakemake's lock, for different files
             if other.get("folder") != own["folder"] and (other.get("host") != own["host"] or alive(other)):
@@ -43,7 +43,7 @@ def claim(results) -> None:
 
 def release(path: Path, own: dict) -> None:
     """Remove the file if it is still this process's."""
-    if holder(path) == own:
+    if read_object(path) == own:
         path.unlink(missing_ok=True)
 
 
@@ -53,15 +53,6 @@ def this_process() -> dict:
 
     born = datetime.fromtimestamp(psutil.Process().create_time(), UTC).isoformat(timespec="seconds")
     return {"host": socket.gethostname(), "pid": os.getpid(), "born": born, "folder": os.getcwd()}
-
-
-def holder(path: Path) -> dict:
-    """Content of the file; {} where it can't be read."""
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def alive(other: dict) -> bool:

@@ -36,6 +36,15 @@ def read_json(path):
         raise ValueError(f"{path} is not readable as JSON: {error}") from error
 
 
+def read_object(path) -> dict:
+    """The object in a JSON file; {} where the file is missing or damaged, or holds something else."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def ends(path) -> bool:
     """Whether a file of write_json's is there to its end: a copy that was cut off, or an empty one, is not. Reads two bytes."""
     try:

@@ -6,7 +6,7 @@ import pytest
 
 from scripts.core.planning import config as configuration
 from scripts.core.planning import damage, grid
-from scripts.core.storage import write_json
+from scripts.core.storage import read_object, write_json
 from tests.workflow.conftest import MICRO
 
 RUN = "people/npo_gdr/lr1e-3_bf16_st4_a1_batch2_sure-module90_at2/seed0"
@@ -65,3 +65,10 @@ def test_a_corpus_is_written_again(cut, tmp_path):
     folder = tmp_path / "people/corpus"
     with pytest.raises(damage.Damaged, match=f"build_corpus --spec {folder}/spec.json --out {folder}$"):
         cut("people/corpus/manifest.json")
+
+
+@pytest.mark.parametrize("text", ['{"schemes": ', "[]", "", None])
+def test_a_record_that_is_missing_damaged_or_of_another_form_is_as_good_as_empty(tmp_path, text):
+    if text is not None:
+        (tmp_path / "record.json").write_text(text)
+    assert read_object(tmp_path / "record.json") == read_object(tmp_path) == {}

@@ -106,12 +106,6 @@ def test_what_is_left_out_is_what_the_sweep_now_has_of_it(measured, monkeypatch)
     assert alone["left_out"] == ["t"] and alone["modules"] == {} and alone["fingerprint"] == first["fingerprint"]
 
 
-@pytest.mark.parametrize("text", ['{"schemes": ', "[]", ""])
-def test_a_damaged_file_is_as_good_as_none(tmp_path, text):
-    (tmp_path / "mechanism.json").write_text(text)
-    assert mechanism.earlier(tmp_path / "mechanism.json") == {}
-
-
 def test_a_gpu_is_taken_for_the_gradient_alone(results, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(mechanism.devices, "claim", taken.append)
@@ -221,7 +215,6 @@ def test_wrong_input_is_one_line(results, tmp_path, capsys):
     (tmp_path / "outcome.json").write_text('{"status": "done"}')
     assert mechanism.main(["--run", str(tmp_path), "--target", str(tmp_path), "--schemes", str(tmp_path / "outcome.json")]) == 2
     assert "has no 'scheme'; allowed: scheme files" in capsys.readouterr().err
-    assert mechanism.earlier(tmp_path / "checkpoint") == {}
     save_file({"other.weight": torch.zeros(2, 2)}, tmp_path / "checkpoint/model.safetensors")
     assert (
         mechanism.main(["--run", str(tmp_path), "--target", str(results / "target"), "--schemes", str(results / "nf4.json")]) == 2

@@ -17,18 +17,9 @@ from pathlib import Path
 from scripts.core import storage
 
 EXIT_CODES = {
-    signal.SIGTERM: 143,
-    signal.SIGUSR1: 75,
-}  # 128 + SIGTERM, as a shell reports it; EX_TEMPFAIL of sysexits.h
-
-
-def notes_of(state: Path) -> dict:
-    """The digest and what else lies beside a trainer's state; {} where it is missing or damaged, as the state then may be."""
-    try:
-        notes = storage.read_json(state / "resume.json")
-    except (OSError, ValueError):
-        return {}
-    return notes if isinstance(notes, dict) else {}
+    signal.SIGTERM: 143,  # 128 + SIGTERM, as a shell reports it
+    signal.SIGUSR1: 75,  # EX_TEMPFAIL of sysexits.h
+}
 
 
 class ResumeStore:
@@ -45,7 +36,7 @@ class ResumeStore:
         found = (None, None)
         states = sorted(self.folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
         for state in states:
-            notes = notes_of(state)
+            notes = storage.read_object(state / "resume.json")  # damaged where the state may be, too
             if found[0] is None and notes.get("digest") == self.digest and usable(notes):
                 found = (state, notes)
             else:
@@ -77,7 +68,7 @@ class ResumeStore:
     @property
     def cramped(self) -> bool:
         """Whether an earlier attempt at this run found no room on its GPU."""
-        return notes_of(self.folder / "no-room").get("digest") == self.digest
+        return storage.read_object(self.folder / "no-room/resume.json").get("digest") == self.digest
 
     @contextmanager
     def noting_no_room(self):
