@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scripts.core import process
 from scripts.core.analysis import columns, leakage, pooling, recovery, scored, selection, tables
-from scripts.core.planning import sweep
+from scripts.core.planning import grid, sweep
 from scripts.core.storage import read_json
 
 
@@ -48,7 +48,7 @@ def main(argv=None) -> int:
     parser.add_argument("--out", required=True, help="folder of scores.parquet, scores.csv and recovery.csv")
     options = parser.parse_args(argv)
     config = sweep.resolved(options.sweep) if options.sweep else {}
-    cells = read_json(options.cells) if options.cells else sweep.rows(config)
+    cells = read_json(options.cells) if options.cells else grid.plan(config).rows()
     if not isinstance(cells, list):
         raise ValueError(f"cells: {type(cells).__name__} is not allowed; allowed: a list of objects")
     stopping = config.get("evaluation", {})

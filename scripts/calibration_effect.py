@@ -15,7 +15,7 @@ import numpy as np
 from scripts.core import process
 from scripts.core.analysis import columns, pooling, recovery, scored, statistics, tables
 from scripts.core.analysis.scored import Score
-from scripts.core.planning import sweep
+from scripts.core.planning import grid, sweep
 
 BASE = "generic"
 
@@ -36,7 +36,7 @@ def compare(config: dict, results) -> list[dict]:
     wanted = {name for sets in groups for name in sets.values()}
     if not wanted:
         return []
-    cells = [cell for cell in sweep.rows(config) if cell["scheme"] in wanted | {"full"}]
+    cells = [cell for cell in grid.plan(config).rows() if cell["scheme"] in wanted | {"full"}]
     cells = [cell for cell in cells if recovery.tells_recovery(cell)]
     scores = [scored.load(cell, Path(results)) for cell in cells]
     scores += pooling.pooled(scores)

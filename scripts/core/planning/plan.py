@@ -66,12 +66,11 @@ class Plan:
         return files | {path: dumps(content) for path, content in self.schemes.items()}
 
     def rows(self) -> list[dict]:
-        """One row per run × scheme × metric, as the aggregation reads them."""
-        metrics = self.config["metrics"]
+        """One row per run × scheme × metric, with the metric's split: what scores are made for."""
         return [
-            labels(run) | {"scheme": scheme, "metric": metric, "kind": metrics[metric]["kind"]}
+            labels(run) | {"scheme": scheme, "metric": name, "kind": metric["kind"], "split": metric.get("split", "")}
             for run, scheme in self.cells
-            for metric in metrics
+            for name, metric in self.config["metrics"].items()
         ]
 
 

@@ -29,12 +29,6 @@ def checked(content: dict) -> Plan:
     return plan
 
 
-def rows(config: dict) -> list[dict]:
-    """One dict per run, scheme and metric of a resolved configuration, with each metric's split: what scores are made for."""
-    metrics = config["metrics"]
-    return [row | {"split": metrics[row["metric"]].get("split", "")} for row in grid.plan(config).rows()]
-
-
 def parser(program: str, description: str, also: str = "") -> argparse.ArgumentParser:
     """The arguments of a program that reads a sweep; also: what else its --config may be, for the help."""
     arguments = argparse.ArgumentParser(
