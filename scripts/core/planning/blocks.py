@@ -14,10 +14,8 @@ AXES = ("corpus", "method", "regularizer", "seed")
 
 def expand(block: dict, key: str, config: dict, pruned: list) -> list[dict]:
     """The combinations of a block, checked; what makes no sense goes to `pruned`, a value that no combination uses is an error."""
-    methods, regularizers = (
-        as_list(block.get("method"), f"{key}.method"),
-        as_list(block.get("regularizer", "none"), f"{key}.regularizer"),
-    )
+    methods = as_list(block.get("method"), f"{key}.method")
+    regularizers = as_list(block.get("regularizer", "none"), f"{key}.regularizer")
     own = own_parameters(block, methods, regularizers, key)
     values = axes(block, key) | {"regularizer": regularizers}
     values.setdefault("seed", [0])

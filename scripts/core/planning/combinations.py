@@ -27,8 +27,6 @@ def check_combination(chosen: dict, key: str, config: dict) -> dict:
         training["epochs"] = None  # the steps decide
     if training["moments"] == "auto":
         training["moments"] = "fp32" if training["weights"] == "fp32" else "bf16"
-    for name in ("percentile", "lora_alpha"):
-        training[name] = float(training[name])  # 90 and 90.0 are one run
     training["checkpoint_at"] = check_points(training, key)
     keep = lean(training).keys() | {name for name, schema in properties.items() if "only_with" in schema}
     keep &= applicable(chosen, config)
@@ -71,8 +69,7 @@ def applicable(chosen: dict, config: dict) -> set[str]:
         return other is not None and values[other] == properties[other]["default"]
 
     idle_keys = {name for name, schema in properties.items() if idle(schema)}
-    rooms = (("methods", chosen["method"]), ("regularizers", chosen["regularizer"]))
-    asked = {need for room, name in rooms for need in registry.constants(room, name).get("NEEDS", ())}
+    asked = needs({part: {"name": chosen[part]} for part in ("method", "regularizer")})
     if not asked & {"distribution", "logits", "model"}:
         idle_keys |= {"reference", "reference_k"}  # nothing of the target's distributions is kept
     elif values["reference"] != "topk":
@@ -85,10 +82,10 @@ def trains(method: str) -> bool:
     return registry.constants("methods", method).get("KIND") != "arithmetic"
 
 
-def needs(combination: dict) -> tuple:
-    """What a combination's method and regularizer ask for besides the forget batch: the union of their NEEDS."""
+def needs(combination: dict) -> set[str]:
+    """What the method and regularizer of a combination or a spec ask for besides the forget batch: the union of their NEEDS."""
     chosen = (("methods", combination["method"]), ("regularizers", combination["regularizer"]))
-    return tuple(need for room, part in chosen for need in registry.constants(room, part["name"]).get("NEEDS", ()))
+    return {need for room, part in chosen for need in registry.constants(room, part["name"])["NEEDS"]}
 
 
 def reads_retain(combination: dict) -> bool:
