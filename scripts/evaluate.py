@@ -174,7 +174,7 @@ class Job:
         if facts.get("ARTIFACT"):
             extra["artifact"] = artifact or self.run / "quantized" / self.scheme["name"]
         started = time.monotonic()
-        device = device or devices.pick(kind, facts.get("HARDWARE", ["cpu", "cuda"]))
+        device = device or devices.pick(kind, facts["HARDWARE"])
         engine, described = self.engine(plugin, checkpoint, device, extra)
         self.timed = {"quantize_seconds": round(time.monotonic() - started, 2)}
         from scripts.core.evaluation.generation import NotFinite

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripts.core import isolation, process
 from scripts.core.planning import grid, placement, serving, sweep
-from scripts.core.planning.config import billions
+from scripts.core.planning.memory import billions
 
 STORED = {"bf16": 2, "fp32": 4}  # bytes per weight
 DELTA = {"bf16": 0.2, "bf16_stochastic": 0.4, "fp32": 0.4}  # of that, as a difference from the target: docs/checkpoints.md

@@ -11,7 +11,8 @@ import yaml
 from scripts import environments
 from scripts.core import isolation, registry
 from scripts.core.planning import serving
-from scripts.core.weights import quantization
+from scripts.core.planning.checking import ConfigError
+from scripts.core.planning.config import check_hardware
 
 
 @pytest.fixture
@@ -108,11 +109,10 @@ def test_pins_contradict_the_main_environment():
 
 
 def test_hardware_that_is_not_there():
-    facts = registry.constants("quantizers", "autogptq")["HARDWARE"]
-    with pytest.raises(ValueError, match="schemes.old: autogptq needs cuda and jobs get no GPU"):
-        quantization.check_hardware("autogptq", facts, 0, "schemes.old")
-    quantization.check_hardware("autogptq", facts, 1, "schemes.old")
-    quantization.check_hardware("gguf", ["cpu"], 0, "schemes.g")
+    with pytest.raises(ConfigError, match="schemes.old: autogptq needs cuda and jobs get no GPU"):
+        check_hardware("autogptq", 0, "schemes.old")
+    check_hardware("autogptq", 1, "schemes.old")
+    check_hardware("gguf", 0, "schemes.g")
 
 
 @pytest.mark.parametrize("kind", [k for k in registry.names("quantizers") if "group" in registry.parameters("quantizers", k)])

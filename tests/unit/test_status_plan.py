@@ -11,7 +11,7 @@ import yaml
 from scripts import plan as costs
 from scripts import status
 from scripts.core.planning import config as configuration
-from scripts.core.planning import grid, sweep
+from scripts.core.planning import grid, memory, sweep
 from scripts.core.planning.plan import Plan
 
 MICRO = yaml.safe_load((Path(__file__).parents[1] / "workflow/micro.yaml").read_text())
@@ -112,7 +112,7 @@ def test_hours_of_another_corpus_are_scaled_by_the_size_of_the_model(tmp_path, m
     corpora = MICRO["corpora"] | {"larger": copy.deepcopy(MICRO["corpora"]["people"])}
     corpora["larger"]["model"]["layers"] *= 3
     plan = make(tmp_path, monkeypatch, corpora=corpora)
-    sizes = {name: configuration.billions(entry["model"]) for name, entry in plan.config["corpora"].items()}
+    sizes = {name: memory.billions(entry["model"]) for name, entry in plan.config["corpora"].items()}
     measured = {("people", "unlearn"): [3600, 7200], ("gone", "unlearn"): [1e9], ("gone", "base"): [1e9]}
     each, source = costs.hours("larger", "unlearn", plan, measured)
     assert sizes["larger"] > 1.2 * sizes["people"] and source == "scaled from people"

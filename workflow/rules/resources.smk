@@ -1,7 +1,7 @@
 # What jobs are given: memory, time, GPUs, attempts. None of it decides a result.
 
 from scripts.core.planning import calibration
-from scripts.core.planning import config as configuration
+from scripts.core.planning import memory
 
 # On a cluster each job is a Snakemake in a Snakemake: only the outermost, which can ask for more, tries again.
 RETRIES = config["resources"]["retries"] if workflow.is_main_process else 0
@@ -24,7 +24,7 @@ LAUNCH = " ".join(
 
 def billions(wildcards):
     """Size of a corpus's model in 10^9 parameters."""
-    return configuration.billions(config["corpora"][wildcards.corpus]["model"])
+    return memory.billions(config["corpora"][wildcards.corpus]["model"])
 
 
 def mem_mb(gb_per_billion):

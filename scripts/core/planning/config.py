@@ -14,7 +14,6 @@ from scripts.core import registry
 from scripts.core.planning import contracts
 from scripts.core.planning.checking import ConfigError, check_object, check_value
 from scripts.core.planning.given import PARTS
-from scripts.core.weights import quantization
 
 SCHEMA = Path(__file__).resolve().parents[3] / "workflow" / "schemas" / "config.schema.yaml"
 NAME = {"type": "string", "maxLength": 100, "pattern": "^[A-Za-z0-9][A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*$"}
@@ -43,7 +42,7 @@ def resolve(config: dict) -> dict:
 
     `config` is the parsed YAML. The combinations of the blocks of a sweep are checked in scripts.core.planning.combinations.
     """
-    top = {name: part for name, part in schema()["properties"].items()}
+    top = schema()["properties"]
     plain = {name: {k: v for k, v in part.items() if k not in ("additionalProperties", "$ref")} for name, part in top.items()}
     config = check_object(chosen(config), plain, "", schema()["required"])
     config["corpora"] = {name: corpus(entry, name) for name, entry in config["corpora"].items()}
@@ -144,16 +143,6 @@ def shape(entry: dict, key: str, max_length: int) -> None:
         raise ConfigError(f"{key}.positions: {entry['positions']} is below max_length {max_length}; allowed: at least max_length")
 
 
-def billions(model_entry: dict) -> float:
-    """Parameters of a corpus's model in billions, stated or counted from its shape."""
-    if "billions" in model_entry:
-        return model_entry["billions"]
-    hidden, vocab = model_entry["hidden"], model_entry["vocab"]
-    head = hidden // model_entry["heads"]
-    attention = 2 * hidden * hidden + 2 * hidden * head * model_entry["kv_heads"]
-    return (2 * vocab * hidden + model_entry["layers"] * (attention + 3 * hidden * model_entry["intermediate"])) / 1e9
-
-
 def check_plugins(config: dict) -> None:
     """What schemes and metrics can know before any job: groups that do not divide a layer, a missing folder, …; ConfigError."""
     shapes = [found for found in (known_shape(entry["model"]) for entry in config["corpora"].values()) if found]
@@ -162,11 +151,17 @@ def check_plugins(config: dict) -> None:
             for model_entry in shapes or [None]:
                 ask(room, entry["kind"], f"{part}.{name}", entry, model_entry)
     for name, entry in config["schemes"].items():
-        hardware = registry.constants("quantizers", entry["kind"]).get("HARDWARE", ["cpu", "cuda"])
-        try:
-            quantization.check_hardware(entry["kind"], hardware, config["resources"]["gpus"], f"schemes.{name}.kind")
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        check_hardware(entry["kind"], config["resources"]["gpus"], f"schemes.{name}.kind")
+
+
+def check_hardware(kind: str, gpus: int, key: str) -> None:
+    """ConfigError where a kind of scheme needs a GPU and jobs of this sweep get none."""
+    hardware = registry.constants("quantizers", kind)["HARDWARE"]
+    if "cpu" not in hardware and gpus < 1:
+        raise ConfigError(
+            f"{key}: {kind} needs {' or '.join(hardware)} and jobs get no GPU here (resources.gpus: {gpus}); "
+            "allowed: a machine with one, or another scheme"
+        )
 
 
 def check_results(results: str) -> None:

@@ -29,7 +29,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.core import registry
+from scripts.core.planning.combinations import needs
 
 GB = 1e9
 BYTES = {"bf16": 2, "bf16_stochastic": 2, "fp32": 4}
@@ -108,11 +108,9 @@ class Training:
             recipe = {"base": "pretrain", "reinforced": "reinforce"}.get(spec["stage"], "finetune")
             return cls(length, spec["model"].get(recipe, {}).get("batch", 16), "fp32", "fp32")
         training = spec["training"]
-        parts = (("methods", spec["method"]["name"]), ("regularizers", spec["regularizer"]["name"]))
-        needs = {need for room, name in parts for need in registry.constants(room, name).get("NEEDS", ())}
         lora = training.get("rank", 8) if training.get("parameters") == "lora" else 0
         masked = training.get("saliency", "none") != "none"
-        distributions = bool(needs & {"model", "logits", "distribution"})
+        distributions = bool(needs(spec) & {"model", "logits", "distribution"})
         resident = distributions and training.get("reference", "auto") in ("auto", "resident")
         kept = {"weights": training["weights"], "moments": training["moments"], "lora": lora, "masked": masked}
         held = {"reference": resident, "divergence": distributions, "whole_model": not (lora or masked)}
@@ -133,6 +131,11 @@ def shape_of(spec: dict, checkpoint: Path | None = None) -> Shape:
         return Shape(hidden, model["layers"], model["heads"], kv, middle, model.get("vocab", 1024))
     shapes = [Shape(*sizes, stated=False) for sizes in KNOWN]
     return min(shapes, key=lambda shape: abs(shape.weights / 1e9 - model["billions"]))
+
+
+def billions(model: dict) -> float:
+    """Weights of a corpus's model in billions, stated or counted from its shape."""
+    return model["billions"] if "billions" in model else shape_of({"model": model}).weights / 1e9
 
 
 def stated_shape(folder: Path) -> Shape | None:

@@ -43,15 +43,6 @@ def check_group(group: int | None, shape: dict | None) -> None:
             )
 
 
-def check_hardware(kind: str, hardware: list[str], gpus: int, key: str) -> None:
-    """Raise ValueError when a scheme needs a GPU and jobs of this sweep get none; before any job, so nothing is lost."""
-    if "cpu" not in hardware and gpus < 1:
-        raise ValueError(
-            f"{key}: {kind} needs {' or '.join(hardware)} and jobs get no GPU here (resources.gpus: {gpus}); "
-            f"allowed: a machine with one, or another scheme"
-        )
-
-
 def tensors_on_disk(checkpoint) -> dict[str, dict]:
     """Headers of all tensors in a checkpoint's safetensors files: {name: {"dtype", "shape", …}}; nothing else is
     read. Where weights are kept as a difference, those of the files that it stands for.
