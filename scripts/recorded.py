@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripts import aggregate
 from scripts.core import process, registry
-from scripts.core.analysis import tables
+from scripts.core.analysis import scored, tables
 from scripts.core.storage import digest, read_json, write_json
 from scripts.rescore import entries
 
@@ -33,7 +33,7 @@ def convert(name: str, path, scheme: str, out: Path) -> list[dict]:
         samples = part.get("samples") or part.get("scores")
         if isinstance(samples, list):
             samples = [one | new for one, new in zip(samples, made["samples"], strict=True)]
-        split = {"f": "forget", "r": "retain"}.get(metric.rsplit("_", 1)[-1], "")
+        split = scored.split({"metric": metric}, {})
         facts = {"metric": metric, "kind": part["kind"], "version": registry.constants("metrics", part["kind"])["VERSION"]}
         facts |= {"status": "ok", "split": split, "value": made["value"], "n": made["n"], "samples": samples}
         origin = {"recorded": Path(path).name, "digest": digest(part)}

@@ -95,8 +95,7 @@ def share(row, scheme: str) -> str:
         return ""
     if row.R != row.R:
         return row.R_reason.split(":")[0] or row.status
-    value, low, high = (f"{round(100 * bound)}" for bound in (row.R, row.R_low, row.R_high))  # never "-0"
-    return f"{value} [{low}, {high}]"
+    return f"{100 * row.R:z.0f} [{100 * row.R_low:z.0f}, {100 * row.R_high:z.0f}]"
 
 
 @process.guarded

@@ -41,7 +41,7 @@ def ran(single: pd.DataFrame) -> str:
     unlearned = single[~single.method.isin(tables.REFERENCES)]
     every, with_score = (table.run.nunique() for table in (unlearned, unlearned[unlearned.status == "ok"]))
     share = f"{with_score} of " if with_score < every else ""
-    verb = "was" if (with_score if share else every) == 1 else "were"
+    verb = "was" if with_score == 1 else "were"
     states = single.status.value_counts()
     gaps = ", ".join(f"{n} {name}" for name, n in states.items() if name != "ok") or "none missing"
     also = " (with those of target and retrain)" if len(unlearned) < len(single) else ""

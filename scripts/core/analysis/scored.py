@@ -136,8 +136,7 @@ def split(cell: dict, content: dict) -> str:
 
 def divergence(run: Path) -> str:
     """Where a run diverged, from its outcome."""
-    path = run / "outcome.json"
-    step = read_json(path).get("step") if path.exists() else None
+    step = reached(run)
     return f"diverged at step {step}" if step is not None else "diverged"
 
 
