@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from scripts.core import process
-from scripts.core.analysis import columns
+from scripts.core.analysis import columns, tables
 from scripts.core.planning import grid, sweep
 from scripts.core.planning.plan import named
 from scripts.core.storage import ends, read_json
@@ -94,8 +94,6 @@ def main(argv=None) -> int:
     parser.add_argument("--out", type=Path, help="folder of costs.csv (default: that of the runs)")
     options = parser.parse_args(argv)
     made = collect(sweep.resolved(options.sweep), options.results)
-    from scripts.core.analysis import tables
-
     tables.write(tables.plain(made, columns.COSTS), (options.out or options.results) / "costs.csv")
     return 0
 

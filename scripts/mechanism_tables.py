@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from scripts.core import process
-from scripts.core.analysis import columns
+from scripts.core.analysis import columns, tables
 from scripts.core.planning import sweep
 from scripts.core.planning.grid import plan
 from scripts.core.planning.plan import named
@@ -93,8 +93,6 @@ def main(argv=None) -> int:
     parser.add_argument("--out", type=Path, help="folder of mechanism.csv and moved.csv (default: that of the runs)")
     options = parser.parse_args(argv)
     made = collect(sweep.resolved(options.sweep), options.results)
-    from scripts.core.analysis import tables
-
     out = options.out or options.results
     # Six significant digits: shares of changed codes and ratios to a scheme's noise may be far below six decimals.
     tables.write(tables.plain(made["mechanism"], columns.MECHANISM), out / "mechanism.csv", decimals=None)

@@ -1,5 +1,7 @@
 """What each model cost: time of its jobs by stage, bytes of its checkpoint and of the model under each scheme."""
 
+import pandas as pd
+
 from scripts.core.analysis import style, tables
 from scripts.figures import _layout as layout
 from scripts.figures import _panels as panels
@@ -69,8 +71,6 @@ def draw_sizes(axis, models: list[dict], scale: float, looks: dict) -> None:
 
 def numbers(column):
     """A column as numbers, NaN where it has none."""
-    import pandas as pd
-
     return pd.to_numeric(column, errors="coerce")
 
 
