@@ -84,7 +84,7 @@ def listed(schemes, count: int) -> str:
 
 def shorten(row) -> str:
     """A row's reason without paths."""
-    return "not computed" if row.status == "missing" and "/" in row.reason else tables.why(row)
+    return "not computed" if row.status == "missing" and "/" in row.reason else row.reason or row.status
 
 
 def key_column(table):
@@ -92,10 +92,10 @@ def key_column(table):
     return [tables.key(row) for row in table.itertuples()]
 
 
-def whiskers(table) -> str:
-    """What the whiskers of the rows of a table are, for a figure's small print."""
+def whiskers(table, called: str = "Whiskers") -> str:
+    """What the whiskers (or what else shows intervals) of the rows of a table are, for a figure's small print."""
     kinds = [kind for kind in dict.fromkeys(table.interval) if kind]
-    return "Whiskers: 95 % bootstrap intervals over " + " / ".join(kinds) if kinds else ""
+    return f"{called}: 95 % bootstrap intervals over " + " / ".join(kinds) if kinds else ""
 
 
 def rate(text) -> float:

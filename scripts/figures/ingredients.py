@@ -11,13 +11,13 @@ from scripts.figures import _panels as panels
 
 TABLES = ["scores", "recovery"]
 LENGTHS = ("max_steps", "epochs", "warmup")
-NAMES = {"alpha": "α", "saliency": "mask", "lr": "lr"}
+NAMES = {"alpha": "α", "saliency": "mask"}
 UNUSED = {"saliency": "none", "parameters": "full"}  # what an empty entry of a key means that specs leave out at its default
 
 
 def draw(tables_):
     """Figure of both tables; rows are cells, left the forget score at full precision, right R per scheme (%)."""
-    table = panels.unlearned(tables_["recovery"])
+    scores, table = tables_["scores"], panels.unlearned(tables_["recovery"])
     metrics = panels.forget_metrics(table)[:1]
     table = table[table.metric.isin(metrics)]
     schemes = [name for name in tables.schemes(table) if name != "full"]
@@ -25,7 +25,7 @@ def draw(tables_):
     families = {name: rows for name, rows in grouped(table, keys).items() if len(rows) > 1}
     if not families or not schemes:
         return style.empty(panels.NOTHING.format("no two settings of one method and regularizer to compare"))
-    metric, known = metrics[0], panels.references(tables_["scores"])
+    metric, known = metrics[0], panels.references(scores)
     heights = [0.24 * len(rows) + 0.3 for rows in families.values()]
     figure = style.figure(style.TEXT, sum(heights) + 1.1)
     axes = figure.subplots(len(families), 2, squeeze=False, sharex="col", height_ratios=heights, width_ratios=[1, 2])
@@ -35,7 +35,6 @@ def draw(tables_):
         recovered(right, rows, looks)
         left.set_title(f"{corpus}: {family}" if len({c for c, _ in families}) > 1 else family, loc="left")
         left.set_yticks(range(len(rows)), [label for label, _ in rows])
-    scores = tables_["scores"]
     axes[-1][0].set_xlabel(f"{tables.title(scores, metric)}\nat full precision (×100)")
     axes[-1][1].set_xlabel(f"recovery R of {tables.title(scores, metric)} (%)")
     handles = [style.handle(name, **look) for name, look in looks.items()]

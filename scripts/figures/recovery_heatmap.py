@@ -100,8 +100,7 @@ def word(row) -> str:
 
 def explain(rows, names, lines) -> list[str]:
     """Small print: what brackets are, and the reason of each empty cell."""
-    kinds = [kind for kind in dict.fromkeys(rows.interval) if kind]
-    said = ["Brackets: 95 % bootstrap intervals over " + " / ".join(kinds)] if kinds and lines == 2 else []
+    said = [panels.whiskers(rows, "Brackets")] if lines == 2 else []
     empty = rows[rows.R.isna()]
     undefined = empty[empty.R_reason.str.contains(LEAD, regex=False)]
     if len(undefined):

@@ -67,8 +67,9 @@ def choose(rows) -> tuple[dict[tuple, str], int]:
         runs.setdefault(tables.key(row), row.run)
     kinds, order = set(), []
     for key in runs:
-        order.append((key[:3] + key[4:5] in kinds, len(order), key))
-        kinds.add(key[:3] + key[4:5])
+        kind = (key.corpus, key.method, key.regularizer, key.weights)
+        order.append((kind in kinds, len(order), key))
+        kinds.add(kind)
     picked = {key for _, _, key in sorted(order)[:LIMIT]}
     return {key: run for key, run in runs.items() if key in picked}, len(runs) - len(picked)
 

@@ -174,8 +174,3 @@ def present(table: pd.DataFrame, columns) -> list[tuple[str, str]]:
     """(head, metric) of those columns (head, kind, split) for which a table has a metric."""
     found = [(head, metric(table, kind, split)) for head, kind, split in columns]
     return [(head, name) for head, name in found if name]
-
-
-def why(row) -> str:
-    """Why a row has no value, in a word or two."""
-    return row.reason or row.status
