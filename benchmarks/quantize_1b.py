@@ -17,7 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import seven_b
 from scripts.core import isolation, registry
+from scripts.core.planning import memory
 from scripts.core.planning.calibration import GENERIC
 from scripts.core.storage import write_json
 
@@ -35,24 +37,12 @@ def text(tokens: int, path: Path) -> Path:
 
 def build(options, folder: Path) -> Path:
     """A run folder with a random model in bf16."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from scripts.core.weights.models import build_tokenizer, save_checkpoint
 
     tokenizer = build_tokenizer(GENERIC.read_text(encoding="utf-8").split("\n\n"), 1024, options.length)
-    shape = LlamaConfig(
-        hidden_size=options.hidden, intermediate_size=options.intermediate, num_hidden_layers=options.layers,
-        num_attention_heads=options.heads, num_key_value_heads=options.kv_heads, tie_word_embeddings=True,
-        vocab_size=max(options.vocab, len(tokenizer)), max_position_embeddings=options.length,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    with torch.device("cpu"):
-        torch.set_default_dtype(torch.bfloat16)
-        try:
-            model = LlamaForCausalLM(shape)
-        finally:
-            torch.set_default_dtype(torch.float32)
+    sizes = (options.hidden, options.layers, options.heads, options.kv_heads, options.intermediate)
+    shape = memory.Shape(*sizes, max(options.vocab, len(tokenizer)), tied=True)
+    model = seven_b.build(shape, options.length, "cpu")
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"{count / 1e6:.1f} million parameters, {options.samples} windows of {options.length} tokens\n", flush=True)
     save_checkpoint(model, tokenizer, folder / "run" / "checkpoint")

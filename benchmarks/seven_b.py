@@ -66,7 +66,7 @@ def build(shape: memory.Shape, length: int, device: str, dtype: str = "bfloat16"
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
         max_position_embeddings=length,
-        tie_word_embeddings=False,
+        tie_word_embeddings=shape.tied,
         dtype=dtype,
     )
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
 """The models that are measured: the demo's, one of a billion parameters, and a tiny one for tests."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.core import registry
@@ -20,7 +20,6 @@ class Size:
     metrics: dict
     batch_tokens: int = 32768
     lr: float = 2e-3
-    training: dict = field(default_factory=dict)
 
 
 def metrics(verbatim: int, answer: int, shots: int) -> dict:

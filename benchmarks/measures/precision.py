@@ -25,7 +25,7 @@ def run(context):
     setup.steps = SKIPPED + 1
     for precisions in PRECISIONS:
         found = [held(context, setup, CELLS[0], *pair) for pair in (("bf16", "bf16"), precisions)]
-        yield turned(Row(f"peak memory of tensors, {name(CELLS[0], precisions)}", *found, unit="MiB", table=TABLE))
+        yield Row(f"peak memory of tensors, {name(CELLS[0], precisions)}", *found, unit="MiB", table=TABLE).turned()
 
 
 def timed(context, setup, cell, precisions) -> Row:
@@ -35,7 +35,7 @@ def timed(context, setup, cell, precisions) -> Row:
         partial(lambda pair: train(setup.ours(*cell, pair[0], moments=pair[1]))[0], pair) for pair in (("bf16", "bf16"), precisions)
     ]
     pairs = context.pairs(*works, seconds=lambda seconds: seconds, warm=False)
-    return turned(Row.timed(f"training step, {name(cell, precisions)}", pairs, scale=1e3, unit="ms", table=TABLE))
+    return Row.timed(f"training step, {name(cell, precisions)}", pairs, scale=1e3, unit="ms", table=TABLE).turned()
 
 
 def held(context, setup, cell, weights, moments) -> float:
@@ -43,12 +43,6 @@ def held(context, setup, cell, weights, moments) -> float:
     before = memory.held()
     made = setup.ours(*cell, weights, moments=moments)
     return memory.peak(partial(train, made), context.device, before) / 2**20
-
-
-def turned(row: Row) -> Row:
-    """A row whose ratio says how much more it costs."""
-    row.ratio, row.low, row.high = (value and 1 / value for value in (row.ratio, row.high, row.low))
-    return row
 
 
 def name(cell, precisions) -> str:

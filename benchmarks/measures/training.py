@@ -14,7 +14,7 @@ from benchmarks.harness import Row
 
 ORDER = 20
 CELLS = (("ga", "gdr"), ("npo", "gdr"), ("npo", "klr"))
-SHOWN = {"ga": "GA", "npo": "NPO", "gdr": "GDR", "klr": "KLR", "none": "none"}
+SHOWN = {"ga": "GA", "npo": "NPO", "gdr": "GDR", "klr": "KLR"}
 STEPS = {"tiny": 4, "demo": 10, "1b": 8}
 SKIPPED = 2  # the first steps of a run warm up
 # Chunks and a vocabulary as large, beside the demo's hidden size of 256, as 4 chunks of 2,048 tokens and 32,000 beside 2,048.
