@@ -15,18 +15,8 @@ RECORDED = ("bits_per_weight", "bytes", "bytes_on_disk", "seconds", "calibration
 
 def tensors(artifact) -> dict[str, dict]:
     """{layer name: {part: tensor}} of all tensors of a folder, e.g. {"model.norm": {"weight": …}}. On the CPU."""
-    from safetensors import safe_open
-
-    files = sorted(Path(artifact).glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"artifact: {str(artifact)!r} holds no *.safetensors; allowed: a folder that scripts.quantize wrote")
-    found = {}
-    for path in files:
-        with safe_open(path, "pt") as file:
-            for key in file.keys():
-                layer, part = key.rsplit(".", 1)
-                found.setdefault(layer, {})[part] = file.get_tensor(key)
-    return found
+    stored = Stored(artifact)
+    return {layer: stored.parts(layer) for layer in stored.places}
 
 
 def description(artifact) -> dict:
@@ -113,6 +103,7 @@ def measure(checkpoint, artifact) -> dict:
     just consecutive) per weight; bytes are of the whole model, the rest as the checkpoint stores it, so that schemes can be
     compared; bytes_on_disk are those of the folder's safetensors files, which may leave out what did not change.
     """
+    import numpy as np
     from safetensors import safe_open
 
     from scripts.core.weights.quantization import tensors_on_disk
@@ -126,7 +117,7 @@ def measure(checkpoint, artifact) -> dict:
                 layer, part = key.rsplit(".", 1)
                 if layer not in quantized or part in UNCOUNTED:
                     continue
-                if part.endswith("g_idx") and (np_diff(file.get_tensor(key)) >= 0).all():
+                if part.endswith("g_idx") and (np.diff(file.get_tensor(key)) >= 0).all():
                     continue
                 first, last = header["data_offsets"]
                 bits += (last - first) * 8
@@ -139,8 +130,3 @@ def measure(checkpoint, artifact) -> dict:
             others += last - first
     disk = sum(path.stat().st_size for path in Path(artifact).glob("*.safetensors"))
     return {"bits_per_weight": bits / weights, "bytes": round(bits / 8) + others, "bytes_on_disk": disk}
-
-
-def np_diff(values):
-    """Differences of neighbours in a numpy vector."""
-    return values[1:] - values[:-1]

@@ -150,10 +150,10 @@ def block_inputs(model, windows, device) -> list:
     return calls
 
 
-def scale_block(block, seen: dict, bits: int, group: int, scales: dict | None = None) -> dict[str, float]:
-    """Search and apply the scales of one decoder block in place; returns α by input and updates `seen` to scaled inputs.
+def scale_block(block, seen: dict, bits: int, group: int) -> tuple[dict, dict]:
+    """Search and apply the scales of one decoder block in place, and update `seen` to scaled inputs.
 
-    `scales`, where given, is filled with s (columns,) by input.
+    Returns, by input, the scales s (columns,) and their α.
     """
     attention, mlp = block.self_attn, block.mlp
     sets = [
@@ -163,19 +163,18 @@ def scale_block(block, seen: dict, bits: int, group: int, scales: dict | None = 
     ]
     if attention.v_proj.out_features == attention.o_proj.in_features:
         sets.insert(1, ("self_attn.o_proj", [attention.o_proj], attention.v_proj))
-    chosen = {}
+    scales, alphas = {}, {}
     for name, layers, before in sets:
         gram, mean = seen[name]
-        s, chosen[name], _ = best_scale([layer.weight.data for layer in layers], gram, mean, bits, group)
+        s, alphas[name], _ = best_scale([layer.weight.data for layer in layers], gram, mean, bits, group)
         for layer in layers:
             layer.weight.data.mul_(s)
         before.weight.data.div_(s if before.weight.ndim == 1 else s[:, None])
         if getattr(before, "bias", None) is not None:
             before.bias.data.div_(s)
         seen[name] = (gram / s / s[:, None], mean / s)
-        if scales is not None:
-            scales[name] = s
-    return chosen
+        scales[name] = s
+    return scales, alphas
 
 
 def prepare() -> None:
@@ -202,8 +201,7 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
             outputs = [block(hidden, **named) for hidden, named in calls]
             calls = [(o[0] if isinstance(o, tuple) else o, named) for o, (_, named) in zip(outputs, calls, strict=True)]
             seen = inputs.result()
-            scales = {}
-            alphas[number] = scale_block(block, seen, bits, group, scales)
+            scales, alphas[number] = scale_block(block, seen, bits, group)
             for name, source in READS.items():
                 weight = block.get_submodule(name).weight.data
                 clip = scheme["clip"] and name not in ("self_attn.q_proj", "self_attn.k_proj")
