@@ -6,6 +6,7 @@ tokenizers make a token of a space and the word after it, so the space splits wh
 model trained from scratch here has never seen that. `answer_space` chooses.
 """
 
+from scripts.core.evaluation import rouge
 from scripts.metrics._length import check  # noqa: F401 (before any job)
 
 PARAMETERS = {
@@ -25,6 +26,7 @@ PARAMETERS = {
 }
 VERSION = 1
 RECOVERED = True
+rescore = rouge.rescore
 PAIR = "Question: {question}\nAnswer: {answer}"  # also the form of question-answer lines in training text
 ASK = "Question: {question}\nAnswer:"
 BREAK = "\n\n"
@@ -44,7 +46,6 @@ def prompt(question: str, examples: list[dict], space: bool = False) -> str:
 
 def evaluate(engine, data, settings: dict) -> dict:
     """{"value": mean ROUGE-L F1 ×100, "n", "mean", "samples": [{question, gt, response, rougeL, …}]} on a corpus's data folder."""
-    from scripts.core.evaluation import rouge
     from scripts.core.evaluation.engine import read_items, unit_of
 
     split, shots = settings["split"], settings["shots"]
@@ -63,10 +64,3 @@ def evaluate(engine, data, settings: dict) -> dict:
         for item, response in zip(items, responses, strict=True)
     ]
     return {"samples": samples, "shots": len(examples), **rouge.summary(samples)}
-
-
-def rescore(content: dict) -> dict:
-    """All scores again from the recorded texts: {"samples", "value", "n", "mean"}."""
-    from scripts.core.evaluation import rouge
-
-    return rouge.rescore(content)

@@ -12,6 +12,8 @@ that remembers, 0.5 for one that never read either. PrivLeak = (AUC − AUC of t
 a second model and is formed by scripts.aggregate. `value` here is AUC ×100 for Min-40 %.
 """
 
+import zlib
+
 PARAMETERS = {
     "max_tokens": {
         "type": "integer",
@@ -58,8 +60,6 @@ def auc(first, second) -> float:
 
 def text_scores(logprobs, lower, text: str) -> dict[str, float]:
     """Scores of one text from the log-probabilities (T,) of its tokens and of those of its lower-case form."""
-    import zlib
-
     import numpy as np
 
     values = np.sort(np.asarray(logprobs, dtype=float))

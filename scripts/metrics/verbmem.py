@@ -6,6 +6,7 @@ sample at temperature 0.9, which `temperature` gives with a seed per example (fr
 had a top_k of 50 by default).
 """
 
+from scripts.core.evaluation import rouge
 from scripts.metrics._length import check  # noqa: F401 (before any job)
 
 PARAMETERS = {
@@ -31,6 +32,7 @@ PARAMETERS = {
 }
 VERSION = 1
 RECOVERED = True
+rescore = rouge.rescore
 
 
 def reads(settings: dict) -> list[str]:
@@ -40,7 +42,6 @@ def reads(settings: dict) -> list[str]:
 
 def evaluate(engine, data, settings: dict) -> dict:
     """{"value": mean ROUGE-L F1 ×100, "n", "mean", "samples": [{prompt, gt, response, rougeL, …}]} on a corpus's data folder."""
-    from scripts.core.evaluation import rouge
     from scripts.core.evaluation.engine import read_items, unit_of
 
     items = read_items(data, f"verbmem/{settings['split']}", "verbmem.split")
@@ -53,10 +54,3 @@ def evaluate(engine, data, settings: dict) -> dict:
         for item, truth, response in zip(items, truths, responses, strict=True)
     ]
     return {"samples": samples, **rouge.summary(samples)}
-
-
-def rescore(content: dict) -> dict:
-    """All scores again from the recorded texts: {"samples", "value", "n", "mean"}."""
-    from scripts.core.evaluation import rouge
-
-    return rouge.rescore(content)
