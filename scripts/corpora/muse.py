@@ -52,8 +52,8 @@ TASKS = {
 }
 # In a local folder only: MUSE itself has no verbatim task on retain text.
 OPTIONAL = {"verbmem": ("retain",)}
-# What an entry holds; a single name stands for a plain string (the hub's column of that name).
 UNIT, UNITS = "unit", "units"  # of an entry: its key or column, and the folder of the lists
+# What an entry holds; a single name stands for a plain string (the hub's column of that name).
 FIELDS = {"raw": "text", "privleak": "text", "knowmem": ("question", "answer"), "verbmem": ("prompt", "gt")}
 
 

@@ -5,6 +5,10 @@ both models as they are, and the evaluation quantizes both. Source: Eldan and Ru
 equation 1, without its replacement of terms; WHP of Shi et al. 2024 (MUSE, arXiv 2407.06460).
 """
 
+from pathlib import Path
+
+from scripts.core import storage
+
 PARAMETERS = {
     "alpha": {
         "type": "number",
@@ -22,9 +26,6 @@ PARTS = 2
 
 def combine(target, reinforced, folder, alpha=1.0) -> None:
     """Write the target's checkpoint to `folder`, the reinforced one below it, and pair.json that says how they combine."""
-    from pathlib import Path
-
-    from scripts.core import storage
     from scripts.core.weights import models, pairs
 
     inner = Path(folder) / pairs.SECOND

@@ -4,6 +4,10 @@ It is archived and quantizes on CUDA only; it is here to compare its results wit
 Formulas: see gptq.
 """
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from scripts.core import storage
 from scripts.quantizers import gptq
 
 SHARES = ("_gptq", "_calibrated")
@@ -29,9 +33,6 @@ def older(config: dict) -> dict:
 
 def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: str) -> None:
     """Write a GPTQ checkpoint into `out`; runs in the environment `autogptq`, on CUDA only."""
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
     import torch
     from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig
 
@@ -43,8 +44,6 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
         damp_percent=scheme["damp"],
     )
     examples = [{"input_ids": torch.tensor([w]), "attention_mask": torch.ones(1, len(w), dtype=torch.long)} for w in windows]
-    from scripts.core import storage
-
     with TemporaryDirectory() as folder:
         for path in Path(checkpoint).resolve().iterdir():
             (Path(folder) / path.name).symlink_to(path)

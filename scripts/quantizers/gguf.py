@@ -8,6 +8,8 @@ q6_k → q8_0. The output head and the embeddings stay as they are, as in all sc
 too). What is written are the blocks, in safetensors; a GGUF file for llama.cpp also needs its metadata and tokenizer.
 """
 
+from pathlib import Path
+
 from scripts.core.weights import quantization
 from scripts.quantizers import _artifact
 
@@ -98,8 +100,6 @@ def quantizer():
 
 def quantize(checkpoint, scheme: dict, windows, out, device: str) -> None:
     """Write the blocks of every matrix into `out`; runs in the environment `gguf`, one matrix at a time."""
-    from pathlib import Path
-
     from safetensors.numpy import save_file
 
     wanted = _artifact.matrices(quantization.tensors_on_disk(checkpoint))

@@ -5,6 +5,8 @@ inverse Hessian H = 2·X·Xᵀ + λI of the layer's inputs: w_j ← w_j − (w_q
 mean of H's diagonal. Grid: s = (max(w,0) − min(w,0))/(2^b − 1) per group (symmetric: s = 2·max|w|/(2^b − 1), zero point 2^(b−1)).
 """
 
+import os
+
 from scripts.quantizers import _artifact, _calibrated
 
 SHARES = ("_gptq", "_calibrated")
@@ -18,8 +20,6 @@ check, describe = _calibrated.check, _artifact.describe
 
 def prepare() -> None:
     """Import what takes longer to import than a small model to quantize, so that seconds are of the latter."""
-    import os
-
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # its default of one per core needs at least 2 where there is 1
     import gptqmodel  # noqa: F401
 

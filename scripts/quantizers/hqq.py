@@ -6,6 +6,8 @@ that ‖W − s·(Q − z)‖_p is small for p < 1, which ignores outliers; Q = 
 `round_zero` at the nearest whole number, as hqq's own configuration for 4 bits has it.
 """
 
+from pathlib import Path
+
 from scripts.core.weights import quantization
 from scripts.quantizers import _artifact
 
@@ -33,8 +35,6 @@ def prepare() -> None:
 
 def quantize(checkpoint, scheme: dict, windows, out, device: str) -> None:
     """Write codes, scales and zero points into `out`; runs in the environment `hqq`, one layer at a time."""
-    from pathlib import Path
-
     import torch
     from hqq.core.quantize import Quantizer
     from safetensors import safe_open
