@@ -67,15 +67,12 @@ class Table:
     @torch.no_grad()
     def record(cls, model, splits: dict, batch: int, folder, autocast=nullcontext, **more):
         """Record θ_0 = `model` on all rows of `splits`, in batches as large as training's."""
-        table, training = cls(splits, **more), model.training
-        model.eval()
-        try:
+        table = cls(splits, **more)
+        with losses.evaluating(model):
             for split, rows in splits.items():
                 for index in torch.arange(len(rows)).split(batch):
                     with autocast():
                         table.write(model, split, index, cls.batch(model, rows, index), folder)
-        finally:
-            model.train(training)
         return table
 
     @staticmethod
@@ -117,9 +114,7 @@ class Hidden(Table):
     @torch.no_grad()
     def repeats(self, model, batch: int, autocast=nullcontext) -> bool:
         """Whether rows have the same bits in other batches than those they were recorded in (a sample of three)."""
-        training = model.training
-        model.eval()
-        try:
+        with losses.evaluating(model):
             for split, rows in self.splits.items():
                 others = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
                 for index in (others[:batch], others[-batch:], others[: len(rows) % batch or 1]):
@@ -127,9 +122,7 @@ class Hidden(Table):
                         found, _ = states(model, self.batch(model, rows, index))
                     if not torch.equal(found.cpu(), self.tables[split][index]):
                         return False
-            return True
-        finally:
-            model.train(training)
+        return True
 
     @torch.no_grad()
     def logits(self, batch) -> torch.Tensor:

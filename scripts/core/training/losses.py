@@ -6,6 +6,8 @@ number per token, and write the gradient (softmax minus target, known in closed 
 over tokens are in float32 whatever the model's dtype.
 """
 
+from contextlib import contextmanager
+
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -17,6 +19,17 @@ SLICE = {"cuda": 2**24, "cpu": 2**17}
 def forward(model, batch) -> torch.Tensor:
     """Logits (B, T, V) of a batch, in the dtype that the model computes in."""
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+
+
+@contextmanager
+def evaluating(model):
+    """Context in which a model is in evaluation mode; then it is again in the mode that it had."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def targets(batch) -> torch.Tensor:

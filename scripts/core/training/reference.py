@@ -71,14 +71,12 @@ class Reference:
     @torch.no_grad()
     def _record(model, batches, autocast, gather):
         device, rows, values = next(model.parameters()).device, [], []
-        training = model.training
-        model.eval()
-        for batch in batches:
-            batch = {key: value.to(device) for key, value in batch.items()}
-            with autocast():
-                values.append(losses.sequence_logprob(losses.forward(model, batch), batch))
-            rows.append(batch["index"])
-        model.train(training)
+        with losses.evaluating(model):
+            for batch in batches:
+                batch = {key: value.to(device) for key, value in batch.items()}
+                with autocast():
+                    values.append(losses.sequence_logprob(losses.forward(model, batch), batch))
+                rows.append(batch["index"])
         rows, values = gather(torch.cat(rows)), gather(torch.cat(values))
         table = torch.full((int(rows.max()) + 1,), torch.nan, device=device)
         table[rows] = values
