@@ -41,12 +41,24 @@ def leave_out() -> None:
     accelerate.utils.other.is_deepspeed_available = lambda: False
 
 
-def check_batch(batch: int, ranks: int) -> None:
-    """ValueError unless every rank gets as many rows of a batch."""
+def check(stage: int, offload: str, training: dict, ranks: int) -> None:
+    """ValueError for a launch that ZeRO here does not support. training: completed settings; ranks: how many there are."""
+    for key, value, known in (("zero", stage, STAGES), ("offload", offload, OFFLOADS)):
+        if value not in known:
+            raise ValueError(f"resources.{key}: {value!r} is not allowed; allowed: {', '.join(map(str, known))}")
+    batch = training["batch"]
     if batch % ranks:
         raise ValueError(
             f"training.batch: {batch!r} is not allowed on {ranks} GPUs; allowed: a multiple of {ranks} (batch counts all GPUs)"
         )
+    for key, allowed in (("reference", ("auto", "resident")), ("optimizer", ("adamw",)), ("compile", (False,))):
+        if training[key] not in allowed:
+            words = ", ".join(str(value).lower() for value in allowed)
+            raise ValueError(f"training.{key}: {training[key]!r} is not allowed on several GPUs; allowed: {words}")
+    if training["saliency"].startswith("row"):
+        raise ValueError("training.saliency: rows are chosen on one GPU only; allowed: resources.gpus 1, or module")
+    if stage == 3 and (training["saliency"] != "none" or training["parameters"] == "lora"):
+        raise ValueError("resources.zero: 3 is not allowed with saliency or LoRA; allowed: 2")
 
 
 class Zero:
@@ -59,18 +71,7 @@ class Zero:
     def __init__(self, stage: int, offload: str, training: dict, storage: str, ranks: Ranks | None = None):
         self.stage, self.offload, self.storage = stage, offload, storage
         self.ranks = ranks or Ranks.of_environment()
-        for key, value, known in (("zero", stage, STAGES), ("offload", offload, OFFLOADS)):
-            if value not in known:
-                raise ValueError(f"resources.{key}: {value!r} is not allowed; allowed: {', '.join(map(str, known))}")
-        check_batch(training["batch"], self.ranks.size)
-        for key, allowed in (("reference", ("auto", "resident")), ("optimizer", ("adamw",)), ("compile", (False,))):
-            if training[key] not in allowed:
-                words = ", ".join(str(value).lower() for value in allowed)
-                raise ValueError(f"training.{key}: {training[key]!r} is not allowed on several GPUs; allowed: {words}")
-        if training["saliency"].startswith("row"):
-            raise ValueError("training.saliency: rows are chosen on one GPU only; allowed: resources.gpus 1, or module")
-        if stage == 3 and (training["saliency"] != "none" or training["parameters"] == "lora"):
-            raise ValueError("resources.zero: 3 is not allowed with saliency or LoRA; allowed: 2")
+        check(stage, offload, training, self.ranks.size)
         import torch
 
         if not torch.cuda.is_available():
