@@ -13,18 +13,18 @@ import random
 from pathlib import Path
 
 from scripts.core import hub, process, storage
+from scripts.core.planning.plan import RECIPES
 from scripts.core.provenance import Provenance
 from scripts.core.training import runs
 
 SPLITS = {"base": ("pretrain",), "target": ("forget", "retain1"), "retrain": ("retain1",), "reinforced": ("forget",)}
-RECIPES = {"base": "pretrain", "reinforced": "reinforce"}  # other stages: finetune
 # spec["model"]["pretrain" | "finetune" | "reinforce"] says these of a training; the rest is fixed.
 RECIPE = ("lr", "epochs", "batch", "accumulation", "schedule", "warmup", "clip", "weight_decay")
 
 
 def recipe(model: dict, stage: str) -> dict:
     """The training settings of a stage: those of its recipe in spec["model"], weights in float32."""
-    name = RECIPES.get(stage, "finetune")
+    name = RECIPES[stage]
     if name not in model:
         raise ValueError(f"model.{name}: missing; stage {stage!r} needs it")
     settings = {"schedule": "cosine", "batch": 16, **{k: v for k, v in model[name].items() if k in RECIPE}}
@@ -33,7 +33,7 @@ def recipe(model: dict, stage: str) -> dict:
 
 def texts_of(corpus, stage: str, model: dict) -> list[str]:
     """The training text of a stage; further copies of a split come in another order: neighbours are not learnt."""
-    texts, copies = [], {} if stage == "base" else model[RECIPES.get(stage, "finetune")]
+    texts, copies = [], {} if stage == "base" else model[RECIPES[stage]]
     for split in SPLITS[stage]:
         own = runs.read_texts(corpus, split)
         for copy in range(copies.get("forget_copies" if split == "forget" else "retain_copies", 1)):
@@ -140,7 +140,7 @@ def fit(spec, options, provenance) -> int:
         return 0
 
     def write(folder):
-        models.save_checkpoint(network, tokenizer, folder, spec.get("training", {}).get("store", "bf16"), state)
+        models.save_checkpoint(network, tokenizer, folder, state=state)
 
     record = {"history": training.history, "resumed": training.resumed, "chunks": len(dataset), "device": device}
     record |= {"recomputed": True} if training.training["gradient_checkpointing"] else {}

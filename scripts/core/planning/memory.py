@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.core.planning.combinations import needs
+from scripts.core.planning.plan import RECIPES
 
 GB = 1e9
 BYTES = {"bf16": 2, "bf16_stochastic": 2, "fp32": 4}
@@ -105,8 +106,8 @@ class Training:
         """Of a run's spec: an unlearning run, or the ordinary training of another stage."""
         length = spec["corpus"]["max_length"]
         if spec["stage"] != "unlearn":
-            recipe = {"base": "pretrain", "reinforced": "reinforce"}.get(spec["stage"], "finetune")
-            return cls(length, spec["model"].get(recipe, {}).get("batch", 16), "fp32", "fp32")
+            recipe = spec["model"].get(RECIPES[spec["stage"]], {})
+            return cls(length, recipe.get("batch", 16), "fp32", "fp32")
         training = spec["training"]
         lora = training.get("rank", 8) if training.get("parameters") == "lora" else 0
         masked = training.get("saliency", "none") != "none"

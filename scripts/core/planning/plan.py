@@ -10,6 +10,8 @@ from pathlib import Path
 from scripts.core.analysis.columns import LABELS
 from scripts.core.storage import dumps
 
+RECIPES = {"base": "pretrain", "target": "finetune", "retrain": "finetune", "reinforced": "reinforce"}  # of a stage's training
+
 
 @dataclass(frozen=True)
 class Run:
