@@ -24,8 +24,12 @@ PACKAGES = (
     "bitsandbytes",
     "numpy",
     "pandas",
+    "rouge-score",
+    "scikit-learn",
+    "gptqmodel",
+    "torchao",
+    "snakemake",
 )
-PACKAGES += ("rouge-score", "scikit-learn", "gptqmodel", "torchao", "snakemake")
 ROOT = Path(__file__).resolve().parents[2]
 
 

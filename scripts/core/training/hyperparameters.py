@@ -39,9 +39,8 @@ DEFAULTS = {
     "save_steps": None,
 }
 RECOMPUTING = {"use_reentrant": False}  # how gradient checkpointing is done
-SCHEDULES = ("constant", "cosine", "linear")
 CHOICES = {
-    "schedule": SCHEDULES,
+    "schedule": ("constant", "cosine", "linear"),
     "saliency": ("none", "module", "row-fixed", "row-step"),
     "parameters": ("full", "lora"),
     "reference": KINDS,

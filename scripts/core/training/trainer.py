@@ -192,15 +192,10 @@ class RunTrainer(Trainer):
             usual = {name: self.training[name] for name in ("lr", "eps")} | {"betas": tuple(self.training["betas"])}
             if self.training["optimizer"] != "adamw":
                 self.optimizer = bitsandbytes_adamw(self.training["optimizer"], groups, **usual)
-                return self.optimizer
-            self.optimizer = PrecisionAdamW(
-                groups,
-                **usual,
-                weights=self.training["weights"],
-                moments=self.training["moments"],
-                seed=self.args.seed,
-            )
-            self.optimizer.rows = self.rows
+            else:
+                kept = {name: self.training[name] for name in ("weights", "moments")}
+                self.optimizer = PrecisionAdamW(groups, **usual, **kept, seed=self.args.seed)
+                self.optimizer.rows = self.rows
         return self.optimizer
 
     def _save_checkpoint(self, model, trial):
