@@ -44,7 +44,7 @@ def resolve(config: dict) -> dict:
     """
     top = schema()["properties"]
     plain = {name: {k: v for k, v in part.items() if k not in ("additionalProperties", "$ref")} for name, part in top.items()}
-    config = check_object(chosen(config), plain, "", schema()["required"])
+    config = check_object(without_dropped(config), plain, "", schema()["required"])
     config["corpora"] = {name: corpus(entry, name) for name, entry in config["corpora"].items()}
     for part, room in ROOMS.items():
         config[part] = {name: plugin(entry, name, part, room) for name, entry in config[part].items()}
@@ -53,13 +53,13 @@ def resolve(config: dict) -> dict:
         config[part] = check_object(config[part], top[part]["properties"], part)
     for figure in config["figures"] or registry.names("figures"):
         contracts.require("figures", figure, "figures")
-    duplicates(config["schemes"])
+    check_duplicates(config["schemes"])
     check_full(config["schemes"])
     config["results"] = os.path.normpath(config["results"])  # ./results and results/ are one folder, to Snakemake's records too
     return config
 
 
-def chosen(config) -> dict:
+def without_dropped(config) -> dict:
     """The configuration without the corpora, schemes and metrics that are `false`: so a file drops what one below it names."""
     if not isinstance(config, dict):
         return config
@@ -86,7 +86,7 @@ def plugin(entry, name: str, part: str, room: str) -> dict:
     return {"kind": kind, **check_object(rest, registry.parameters(room, kind), key)}
 
 
-def duplicates(schemes: dict) -> None:
+def check_duplicates(schemes: dict) -> None:
     """ConfigError where two names stand for the same scheme, which would be computed twice."""
     seen = {}
     for name, scheme in schemes.items():

@@ -58,7 +58,7 @@ def points(spec: dict) -> tuple[str, ...]:
     """Names of the checkpoints along a run's training, in its own unit: ("step100", …) or ("epoch1", …)."""
     training = spec.get("training", {})
     unit = "epoch" if training.get("max_steps") is None else "step"
-    return tuple(f"{unit}{number}" for number in training.get("checkpoint_at", ()))
+    return tuple(f"{unit}{place}" for place in training.get("checkpoint_at", ()))
 
 
 def segment(names: tuple[str, ...]) -> str:

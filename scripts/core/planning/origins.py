@@ -13,15 +13,18 @@ def check(plan) -> None:
     """
     for run in plan.runs.values():
         if run.stage in ("corpus", "target", "retrain") and not run.built(plan.config["results"]):
-            (text if run.stage == "corpus" else model)(run)
+            if run.stage == "corpus":
+                check_text(run)
+            else:
+                check_model(run)
 
 
-def text(run) -> None:
+def check_text(run) -> None:
     """The corpus plugin's own check: files of a local corpus, the form of a hub's name, …"""
     configuration.ask("corpora", run.spec["corpus"]["kind"], f"corpora.{run.corpus}", run.spec["corpus"])
 
 
-def model(run) -> None:
+def check_model(run) -> None:
     """Where the run's model and tokenizer come from, unless they are trained here from scratch."""
     entry, key = run.spec["model"], f"corpora.{run.corpus}.model"
     part, tokenizer = {"pretrained": run.stage, "finetune": "base"}.get(entry["kind"]), entry.get("tokenizer")
