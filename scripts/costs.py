@@ -16,13 +16,10 @@ from scripts.core.planning.plan import named
 from scripts.core.storage import ends, read_json
 
 
-def hours(path: Path) -> float | None:
-    """Wall-clock hours in a benchmark file of Snakemake; None where it is missing or unreadable."""
-    try:
-        header, values = path.read_text(encoding="utf-8").splitlines()[:2]
-        return float(dict(zip(header.split("\t"), values.split("\t"), strict=True))["s"]) / 3600
-    except (OSError, ValueError, KeyError):
-        return None
+def hours(benchmark: Path) -> float | None:
+    """Wall-clock hours in a benchmark file of Snakemake; None where it is missing or was cut off."""
+    seconds = sweep.seconds(benchmark)
+    return None if seconds is None else seconds / 3600
 
 
 def first(*values):

@@ -28,11 +28,8 @@ def benchmarks(results: Path) -> dict[tuple[str, str], list[float]]:
         kind = path.stem.split("_")[0]
         if kind not in KINDS or len(parts) < 2:
             continue
-        try:
-            seconds = float(path.read_text().splitlines()[1].split("\t")[0])
-        except (OSError, ValueError, IndexError):  # cut off while it was written
-            continue
-        found[parts[0], kind].append(seconds)
+        if (seconds := sweep.seconds(path)) is not None:
+            found[parts[0], kind].append(seconds)
     return found
 
 

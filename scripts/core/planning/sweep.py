@@ -66,3 +66,12 @@ def parsed(path) -> dict:
         raise ValueError(f"--config: {error}") from None
     given.check_repeated(path)
     return {"results": str(Path(path).parent)} | content if Path(path).name == "sweep.json" else content
+
+
+def seconds(benchmark: Path) -> float | None:
+    """Wall-clock seconds in a benchmark file of Snakemake; None where it is missing or was cut off."""
+    try:
+        header, values = (line.split("\t") for line in benchmark.read_text(encoding="utf-8").splitlines()[:2])
+        return float(dict(zip(header, values, strict=True))["s"])
+    except (OSError, ValueError, KeyError):
+        return None
