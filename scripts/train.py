@@ -68,21 +68,18 @@ def recorded(model: dict, found: dict) -> dict:
 
 
 def starting_point(spec, corpus, base, device, found):
-    """(model, tokenizer) that the stage trains; found: its `origins`, for kind finetune."""
+    """(model, tokenizer) that the stage trains. found: its `origins` where it starts from a model from elsewhere, else {}."""
     from scripts.core.weights import models
 
-    model = spec["model"]
-    if spec["stage"] == "reinforced":
-        if base is None:
-            raise ValueError("--base: missing; allowed: the target's run folder, for stage 'reinforced'")
-        return models.load_model(base / "checkpoint", "fp32", device), models.load_tokenizer(base / "checkpoint")
-    if spec["stage"] == "base":
+    model, stage = spec["model"], spec["stage"]
+    if stage == "base":
         tokenizer = models.build_tokenizer(vocabulary_texts(corpus), model["vocab"], model["positions"])
         return models.build_model(model, tokenizer).to(device), tokenizer
-    if model["kind"] == "finetune":
+    if found:
         return models.load_model(found["base"][0], "fp32", device), models.load_tokenizer(found["tokenizer"][0])
     if base is None:
-        raise ValueError(f"--base: missing; allowed: the base model's run folder, for stage {spec['stage']!r} of a scratch model")
+        whose = "the target's" if stage == "reinforced" else "the base model's"
+        raise ValueError(f"--base: missing; allowed: {whose} run folder, from which stage {stage!r} starts")
     return models.load_model(base / "checkpoint", "fp32", device), models.load_tokenizer(base / "checkpoint")
 
 

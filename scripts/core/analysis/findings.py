@@ -69,8 +69,9 @@ def returned(back: pd.DataFrame) -> str:
         why = "VerbMem of the forget set was not scored under any scheme"
         if not back.empty:
             little = back.R_reason.str.contains(LEAD, regex=False).all()
-            why = "under no scheme does the target score clearly above the unlearned model at full precision"
-            why = why if little else "scores that it takes are not there (recovery.csv says which)"
+            why = "scores that it takes are not there (recovery.csv says which)"
+            if little:
+                why = "under no scheme does the target score clearly above the unlearned model at full precision"
         return f"Recovery of VerbMem can't be told in any cell: {why}."
     top = defined.sort_values("R").iloc[-1]
     clear = (defined.R_low > 0).sum()

@@ -93,13 +93,13 @@ def check_demands(words: str, corpus, tokenizer=None) -> None:
         scheme = {"calibration": kind, "samples": int(samples), "length": int(length)}
         if tokenizer is None:
             most = (Path(corpus) / "data" / "raw" / f"{SPLITS[kind]}.json").stat().st_size
-            short = most < scheme["samples"] * scheme["length"] and f"fewer or shorter samples (the file has {most} bytes)"
+            enough = most >= scheme["samples"] * scheme["length"]
+            allowed = f"fewer or shorter samples (the file has {most} bytes)"
         else:
             windows, tokens = cut(scheme, corpus, tokenizer)
-            short = len(windows) < scheme["samples"] and f"at most {len(windows)} ({tokens} tokens)"
-        if short:
-            error = too_short(scheme, short)
-            raise ValueError(f"schemes.{name}.{error}")
+            enough, allowed = len(windows) >= scheme["samples"], f"at most {len(windows)} ({tokens} tokens)"
+        if not enough:
+            raise ValueError(f"schemes.{name}.{too_short(scheme, allowed)}")
 
 
 def check_built(plan) -> None:
