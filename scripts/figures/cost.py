@@ -42,7 +42,8 @@ def draw(tables_):
     right.set_xlim(left=0)
     for axis in (left, right):
         layout.row_axis(axis, len(shown), stripes=False)
-    bars = [style.handle(words, marker="s", color=SHADES[stage]) for stage, words in STAGES.items() if any_of(hours, stage)]
+    timed = {stage for parts in hours.values() for stage in parts}
+    bars = [style.handle(words, marker="s", color=SHADES[stage]) for stage, words in STAGES.items() if stage in timed]
     marks = [style.handle("checkpoint on disk", **CHECKPOINT)]
     style.legend(figure, bars + marks + [style.handle(f"model, {name}", **look) for name, look in looks.items()])
     notes = ["Means over seeds. Quantization and evaluation: sums over all schemes"]
@@ -89,11 +90,6 @@ def collect(costs) -> tuple[dict, dict]:
         models = own.groupby("scheme", sort=False).model_bytes.mean().dropna()
         sizes[key] = dict(models) | ({"": found.checkpoint_bytes} if found.checkpoint_bytes == found.checkpoint_bytes else {})
     return hours, sizes
-
-
-def any_of(hours: dict, stage: str) -> bool:
-    """Whether any model has this stage."""
-    return any(stage in parts for parts in hours.values())
 
 
 def unit(largest: float, units) -> tuple[str, float]:

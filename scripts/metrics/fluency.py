@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 
-from scripts.metrics._length import check  # noqa: F401 (before any job)
+from scripts.metrics import _length
 
 PARAMETERS = {
     "split": {
@@ -28,6 +28,7 @@ PARAMETERS = {
     "seed": {"type": "integer", "minimum": 0, "default": 0, "description": "seed of sampling; greedy decoding has none"},
 }
 VERSION = 1
+check = _length.check
 FILES = {"forget": "forget", "retain": "retain2", "holdout": "holdout"}
 WORD = re.compile(r"\w+|[^\w\s]")
 WEIGHTS = {2: 2 / 3, 3: 4 / 3}

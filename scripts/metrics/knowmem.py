@@ -7,7 +7,7 @@ model trained from scratch here has never seen that. `answer_space` chooses.
 """
 
 from scripts.core.evaluation import rouge
-from scripts.metrics._length import check  # noqa: F401 (before any job)
+from scripts.metrics import _length
 
 PARAMETERS = {
     "split": {"type": "string", "enum": ["forget", "retain"], "default": "forget", "description": "whose questions"},
@@ -26,7 +26,7 @@ PARAMETERS = {
 }
 VERSION = 1
 RECOVERED = True
-rescore = rouge.rescore
+check, rescore = _length.check, rouge.rescore
 PAIR = "Question: {question}\nAnswer: {answer}"  # also the form of question-answer lines in training text
 ASK = "Question: {question}\nAnswer:"
 BREAK = "\n\n"

@@ -7,7 +7,7 @@ had a top_k of 50 by default).
 """
 
 from scripts.core.evaluation import rouge
-from scripts.metrics._length import check  # noqa: F401 (before any job)
+from scripts.metrics import _length
 
 PARAMETERS = {
     "split": {"type": "string", "enum": ["forget", "retain"], "default": "forget", "description": "whose passages"},
@@ -32,7 +32,7 @@ PARAMETERS = {
 }
 VERSION = 1
 RECOVERED = True
-rescore = rouge.rescore
+check, rescore = _length.check, rouge.rescore
 
 
 def reads(settings: dict) -> list[str]:
