@@ -2,9 +2,12 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import LlamaConfig
 
 from scripts.core import storage
 from scripts.core.weights import models
@@ -73,6 +76,17 @@ def test_checkpoint_round_trip_is_exact_and_the_model_stays_as_it_is(model, toke
     again = models.load_tokenizer(tmp_path)
     assert again("Ada Abbott")["input_ids"] == tokenizer("Ada Abbott")["input_ids"] and again.padding_side == "left"
     assert not loaded.training and models.load_model(tmp_path, "bf16").dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_what_is_written_leaves_the_gpu_one_tensor_at_a_time(tokenizer, tmp_path):
+    written = {}
+    with FakeTensorMode():  # tensors of a GPU that is not there
+        weights = {"a": torch.empty(4, 4, device="cuda"), "b": torch.empty(8, device="cuda", dtype=torch.bfloat16)}
+        model = SimpleNamespace(config=LlamaConfig(), state_dict=lambda: weights)
+        model.save_pretrained = lambda folder, state_dict: written.update(state_dict)
+        models.save_checkpoint(model, tokenizer, tmp_path)
+    assert {name: (t.device.type, t.dtype) for name, t in written.items()} == dict.fromkeys("ab", ("cpu", torch.bfloat16))
 
 
 def test_tied_weights_stay_one_tensor(tokenizer, tmp_path):

@@ -167,7 +167,8 @@ def load_model(source, dtype="fp32", device="cpu", attention="sdpa"):
 def save_checkpoint(model, tokenizer, folder, dtype="bf16", state=None) -> None:
     """Write safetensors, config and tokenizer into a folder ("bf16": rounded to nearest); the model stays as it is.
 
-    state: {name: tensor} of all weights where the model itself holds only a part of them.
+    state: {name: tensor} of all weights where the model itself holds only a part of them. What is written is gathered in the host's
+    memory, where safetensors wants it: a GPU that a training fills has no room for a second model.
     """
     quiet()
     kind, converted = DTYPES[dtype], {}
@@ -176,7 +177,7 @@ def save_checkpoint(model, tokenizer, folder, dtype="bf16", state=None) -> None:
         # Tied weights are one tensor under two names and have to stay one.
         key = (tensor.data_ptr(), tensor.shape)
         if key not in converted:
-            converted[key] = tensor.detach().to(kind) if tensor.is_floating_point() else tensor.detach()
+            converted[key] = tensor.detach().to(kind if tensor.is_floating_point() else tensor.dtype).cpu()
         return converted[key]
 
     model.save_pretrained(folder, state_dict={name: stored(t) for name, t in (state or model.state_dict()).items()})
