@@ -14,10 +14,13 @@ def quantize(checkpoint, scheme: dict, windows: list[list[int]], out, device: st
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from transformers import AutoModelForCausalLM
 
+    from scripts.core.weights import checkpoints
+
     weights = {"num_bits": scheme["bits"], "type": "int", "symmetric": scheme["symmetric"]}
     weights |= {"strategy": "group", "group_size": scheme["group"]} if scheme["group"] else {"strategy": "channel"}
     common = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}, "ignore": ["lm_head"]}
     model = AutoModelForCausalLM.from_pretrained(str(checkpoint), dtype="auto", use_safetensors=True).to(device)
+    checkpoints.plain_generation(model)
     if gptq:
         from datasets import Dataset
 

@@ -190,12 +190,13 @@ class Dequantized:
     """As much of a model as is asked for before vLLM takes over."""
 
     config = SimpleNamespace(max_position_embeddings=12)
-    generation_config = SimpleNamespace(eos_token_id=2)
+    generation_config = SimpleNamespace(bos_token_id=1, eos_token_id=2, temperature=0.9)  # without do_sample, as Llamas have it
 
     def to(self, dtype):
         return self
 
     def save_pretrained(self, folder):
+        self.generation_config.validate(strict=True)  # as vLLM's transformers does
         (Path(folder) / "model.safetensors").touch()
 
 

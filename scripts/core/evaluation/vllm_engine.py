@@ -118,6 +118,9 @@ def _folder(model, checkpoint: Path, dtype: str):
         return
     import torch
 
+    from scripts.core.weights import checkpoints
+
+    checkpoints.plain_generation(model)
     with tempfile.TemporaryDirectory() as folder:
         model.to(getattr(torch, dtype)).save_pretrained(folder)
         del model  # or it stays in memory as long as the folder

@@ -23,6 +23,17 @@ def causal_lm(folder, **options):
     return model
 
 
+def plain_generation(model) -> None:
+    """Leave a model's generation settings with the tokens that begin and end a text alone.
+
+    Published Llamas have a temperature without do_sample, or a pad token of −1, which transformers before 5.20 refuses to save.
+    """
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig(bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id)
+
+
 def reader(folder) -> delta.Delta | delta.Weights:
     """What gives a tensor of a checkpoint folder by its name in the files, `.tensor(name)`; the others stay on disk."""
     return delta.Delta(folder) if delta.is_packed(folder) else delta.Weights(folder)
