@@ -24,6 +24,9 @@ PLAIN = {"batch": 6, "weights": "bf16", "moments": "fp32"}
         ("npo", "gdr", {"parameters": "lora"}, {"lora": 8, "whole_model": False}),
         ("npo", "gdr", {"rank": 4}, {}),
         ("npo", "gdr", {"saliency": "module"}, {"masked": True, "whole_model": False}),
+        ("npo", "gdr", {"saliency": "row-fixed"}, {"masked": True, "whole_model": False}),
+        ("npo", "gdr", {"saliency": "row-step"}, {"masked": True, "whole_model": False, "apart": 1}),
+        ("npo", "gdr", {"saliency": "row-step", "accumulation": 2}, {"masked": True, "whole_model": False, "apart": 2}),
         ("npo", "gdr", {"saliency": "none"}, {}),
         ("npo", "gdr", {"gradient_checkpointing": True, "optimizer": "paged_adamw"}, MORE),
     ],
@@ -105,7 +108,7 @@ def test_moments_masters_and_casts_by_hand():
     layer = (BIG.linear - 32000 * 4096) / 32
     one = part("weights", weights="fp32", lora=8, checkpointing=True)
     assert one == 4 * (N + BIG.lora(8)) + 2 * (layer + 32000 * 4096)
-    assert part("gradients", lora=8) == 2 * BIG.lora(8)
+    assert part("gradients", lora=8) == 2 * BIG.lora(8) and part("gradients", masked=True, apart=2) == 3 * 2 * N
     parts = memory.plan(BIG, memory.Training(length=16, batch=1))  # little text: its step is the most that is alive
     assert parts["total"] == 2 * N + 2 * N + 4 * N + parts["step"] + 2e9
 

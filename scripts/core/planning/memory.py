@@ -5,7 +5,8 @@ Bytes per GPU, for N weights of which n are trained, on R GPUs, b bytes per weig
   weights      N·b; ZeRO-3: N·b/R, and what is gathered while it is used, min(N, 10⁹)·b; with fp32 weights and autocast also
                the bfloat16 casts of the Linear layers, 2 bytes each: the backward pass keeps them, and autocast does for weights
                that are trained (with LoRA and checkpointing only one layer's and the head's are there at a time)
-  gradients    n·b; ZeRO: n·b/R, at stage 2 three times (kept, flattened, and those of the last step), and buckets of 5·10⁸·b,
+  gradients    n·b; where rows are chosen in each step, the forget term's apart, too (with accumulation also what was put aside);
+               ZeRO: n·b/R, at stage 2 three times (kept, flattened, and those of the last step), and buckets of 5·10⁸·b,
                two at stage 2, where the exchange goes on beside the backward pass
   optimiser    two moments, n·2·bytes of a moment (8-bit: about 1; paged: none); under ZeRO divided by R, and the masters that are
                stepped, n·b/R
@@ -96,6 +97,7 @@ class Training:
     reference: bool = False
     divergence: bool = False  # whether a term holds two sets of logits
     masked: bool = False  # whether a saliency mask is made first
+    apart: int = 0  # further gradients of all weights that are held beside the one of a step
     whole_model: bool = True  # whether ZeRO-3 can divide it
     checkpointing: bool = False
     computes: str = "bf16"
@@ -110,10 +112,11 @@ class Training:
             return cls(length, recipe.get("batch", 16), "fp32", "fp32")
         training = spec["training"]
         lora = training.get("rank", 8) if training.get("parameters") == "lora" else 0
-        masked = training.get("saliency", "none") != "none"
+        saliency = training.get("saliency", "none")
+        masked, apart = saliency != "none", 1 + (training.get("accumulation", 1) > 1) if saliency == "row-step" else 0
         distributions = bool(needs(spec) & {"model", "logits", "distribution"})
         resident = distributions and training.get("reference", "auto") in ("auto", "resident")
-        kept = {"weights": training["weights"], "moments": training["moments"], "lora": lora, "masked": masked}
+        kept = {"weights": training["weights"], "moments": training["moments"], "lora": lora, "masked": masked, "apart": apart}
         held = {"reference": resident, "divergence": distributions, "whole_model": not (lora or masked)}
         more = {"checkpointing": training.get("gradient_checkpointing", False), "optimizer": training.get("optimizer", "adamw")}
         return cls(length, training["batch"], **kept, **held, **more)
@@ -231,7 +234,7 @@ class _Case:
 
     def gradients(self) -> float:
         if not self.zero:
-            return self.trained * self.held
+            return self.trained * self.held * (1 + self.training.apart)
         copies, buckets = (1, 1) if self.zero == 3 else (3, 2)
         return (0 if self.away else self.trained * self.held / self.share * copies) + BUCKET * self.held * buckets
 
