@@ -18,6 +18,7 @@ from pathlib import Path
 UNUSED = ("datasets", "peft", "scipy")  # Trainer and models import these where they are installed; ours get no object of theirs
 ASYNCHRONOUS = ("anyio", "trio")  # the hub's client imports these, for calls that nothing here makes
 USUAL = gc.get_threshold()
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left of a quota
 
 
 def guarded(main):
@@ -34,7 +35,7 @@ def guarded(main):
             said, code = str(error), 2
         except OSError as error:
             said, code = str(error), 2
-            if error.errno == errno.ENOSPC:
+            if error.errno in FULL:
                 said, code = f"{error}; nothing half-written was kept: make space and start again", 1
             elif error.errno is not None and error.filename is None:  # the system's, and not about a file
                 raise

@@ -125,6 +125,7 @@ def test_bitsandbytes_comes_without_torchs_compiler_and_leaves_it_usable():
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.json"), 2, "a.json"),
         (OSError("no safetensors there"), 2, "error: no safetensors there\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "make space and start again"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, "make space and start again"),
     ],
 )
 def test_bad_input_and_a_full_disk_are_one_line_and_an_exit_code(capsys, error, code, said):

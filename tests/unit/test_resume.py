@@ -1,8 +1,11 @@
 """What a training leaves to go on from: which state is taken, how often one is written, signals. Whole runs: test_training.py."""
 
+import errno
 import os
 import signal
 from types import SimpleNamespace
+
+import pytest
 
 from scripts.core.training import callbacks
 from scripts.core.training.resume import Interruption, ResumeStore
@@ -24,6 +27,24 @@ def test_the_newest_state_is_that_of_most_steps(tmp_path):
         (tmp_path / f"step-{step}").mkdir()
         (tmp_path / f"step-{step}/resume.json").write_text('{"digest": "d"}')
     assert ResumeStore(tmp_path, "d").latest()[0] == tmp_path / "step-10"
+
+
+def test_a_full_quota_is_told_though_the_disk_has_room(tmp_path, monkeypatch):
+    """torch.save only says that a file could not be written."""
+
+    def write(folder):
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    def full(descriptor):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    store = ResumeStore(tmp_path, "d")
+    with pytest.raises(RuntimeError, match="StreamWriter"):
+        store.save(1, write, {})
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="quota exceeded.*step-1") as told:
+        store.save(1, write, {})
+    assert told.value.errno == errno.EDQUOT and not list(tmp_path.iterdir())
 
 
 def test_a_state_that_takes_long_to_write_is_written_less_often(monkeypatch):

@@ -22,6 +22,14 @@ EXIT_CODES = {
 }
 
 
+def check_room(folder: Path, error: Exception) -> None:
+    """OSError from `error` where a mebibyte finds no room: the disk is full, or a quota, of which no number of the disk's tells."""
+    try:
+        storage.write_text(folder / "room", " " * 2**20)
+    except OSError as full:
+        raise OSError(full.errno, os.strerror(full.errno or errno.ENOSPC), str(folder)) from error
+
+
 class ResumeStore:
     """The trainer states of one run; `digest` identifies what the run computes."""
 
@@ -55,9 +63,8 @@ class ResumeStore:
         with storage.whole_folder(final) as folder:
             try:
                 write(folder)
-            except RuntimeError as error:  # torch.save does not say so when the disk is full
-                if shutil.disk_usage(folder).free < 2**20:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final)) from error
+            except RuntimeError as error:  # torch.save does not say so when there is no room
+                check_room(folder, error)
                 raise
             storage.write_json(folder / "resume.json", {**notes, "digest": self.digest, "step": step})
             storage.sync(folder)
