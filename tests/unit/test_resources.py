@@ -1,6 +1,7 @@
 """What jobs ask for (workflow/rules/resources.smk): it grows with the model and each attempt, and stays below the site's limits."""
 
 import copy
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,6 +46,15 @@ def test_minutes_grow_with_model_share_and_attempt_up_to_the_limit():
 
 def test_only_the_outermost_snakemake_tries_again():
     assert resources(retries=3).RETRIES == 3 and resources(main=False, retries=3).RETRIES == 0
+
+
+def test_every_job_that_is_submitted_is_tried_again():
+    """A download, and a copy that others wait for, too. Those of `local` files run where Snakemake does."""
+    local = {"analyse.smk", "figures.smk", "report.smk", "common.smk", "resources.smk", "inputs.smk"}
+    for path in sorted(RULES.parent.glob("*.smk")):
+        for text in re.split(r"(?m)^ *(?:check)?rule\b", path.read_text())[1:] if path.name not in local else ():
+            submitted = "localrule: True" not in text and "printf '%s'" not in text
+            assert not submitted or "retries: RETRIES" in text, f"{path.name}: {text[:40]}"
 
 
 def test_ranks_are_those_of_the_site():

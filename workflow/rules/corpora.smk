@@ -45,6 +45,7 @@ rule corpus:
         f"{RESULTS}/logs/{{corpus}}/corpus.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{corpus}}/corpus.tsv"
+    retries: RETRIES
     conda:
         "../../envs/train.yaml"
     threads: 1

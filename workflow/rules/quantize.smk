@@ -14,6 +14,7 @@ rule restore:
         f"{RESULTS}/logs/{{corpus}}/{{model}}/restore.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{corpus}}/{{model}}/restore.tsv"
+    retries: RETRIES
     conda:
         "../../envs/train.yaml"
     threads: 1
