@@ -144,8 +144,10 @@ def test_llm_compressor_writes_models_whose_generation_settings_its_transformers
         monkeypatch.setitem(sys.modules, f"llmcompressor{name}", SimpleNamespace(**{made: lambda **options: None}))
     shape = dict(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(tmp_path)
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 9], "temperature": 0.9, "top_p": 0.6, "pad_token_id": -1}')
-    registry.load("quantizers", "llmc_rtn").quantize(tmp_path, registry.defaults("quantizers", "llmc_rtn"), [], tmp_path / "out", "cpu")
+    said = '{"eos_token_id": [2, 9], "temperature": 0.9, "top_p": 0.6, "pad_token_id": -1}'
+    (tmp_path / "generation_config.json").write_text(said)
+    scheme = registry.defaults("quantizers", "llmc_rtn")
+    registry.load("quantizers", "llmc_rtn").quantize(tmp_path, scheme, [], tmp_path / "out", "cpu")
     written = GenerationConfig.from_pretrained(tmp_path / "out")
     written.validate(strict=True)
     assert written.eos_token_id == [2, 9] and written.temperature is None
