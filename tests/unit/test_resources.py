@@ -36,6 +36,11 @@ def test_memory_grows_with_model_and_attempt_up_to_the_limit():
     assert resources(max_mem_mb=200_000).mem_mb(20)(NEWS, 2) == 200_000
 
 
+def test_each_process_of_a_training_has_memory_for_the_weights_that_a_resume_reads():
+    assert resources().TRAINING_MB(NEWS, 1) == resources(gpus=0).TRAINING_MB(NEWS, 1) == resources().mem_mb(20)(NEWS, 1)
+    assert resources(gpus=8).TRAINING_MB(NEWS, 1) - resources().TRAINING_MB(NEWS, 1) == pytest.approx(7 * 4 * 6.7 * 1024, abs=1)
+
+
 def test_minutes_grow_with_model_share_and_attempt_up_to_the_limit():
     there = resources(hours_per_billion=2.0)
     assert there.runtime(1)(NEWS, 1) == 15 + 60 * 2 * 6.7

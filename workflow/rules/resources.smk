@@ -37,6 +37,10 @@ def mem_mb(gb_per_billion):
     return amount
 
 
+# Of a training. On a resume each process on a node reads all saved weights into the host's memory, fp32 at most (DeepSpeed does so).
+TRAINING_MB = mem_mb(20 + 4 * max(0, site["gpus"] - 1))
+
+
 def runtime(share):
     """Minutes of a job: `share` of a training's assumed time, growing with each attempt, capped by the site's limit."""
 

@@ -22,7 +22,7 @@ rule base:
     threads: max(2 * config["resources"]["threads"], THREADS)  # target and retrain wait for it: nothing else needs these cores
     resources:
         **RANKS,
-        mem_mb=mem_mb(20),
+        mem_mb=TRAINING_MB,
         runtime=runtime(1),
         gpu_model=GPU_MODEL,
         save_minutes=config["resources"]["save_minutes"],
@@ -56,7 +56,7 @@ rule reference:
         "../../envs/train.yaml"
     threads: THREADS
     resources:
-        **unless_copied(**RANKS, mem_mb=mem_mb(20), runtime=runtime(1), gpu_model=GPU_MODEL),
+        **unless_copied(**RANKS, mem_mb=TRAINING_MB, runtime=runtime(1), gpu_model=GPU_MODEL),
         save_minutes=config["resources"]["save_minutes"],
         calibration=demands,
     params:
@@ -91,7 +91,7 @@ rule reinforced:
     threads: THREADS
     resources:
         **RANKS,
-        mem_mb=mem_mb(20),
+        mem_mb=TRAINING_MB,
         runtime=runtime(1),
         gpu_model=GPU_MODEL,
         save_minutes=config["resources"]["save_minutes"],

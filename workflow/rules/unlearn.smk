@@ -32,7 +32,7 @@ for points, kind in itertools.product(POINTS, MASKS):
         threads: THREADS
         resources:
             **RANKS,
-            mem_mb=mem_mb(20),
+            mem_mb=TRAINING_MB,
             runtime=runtime(1),
             gpu_model=GPU_MODEL,
             save_minutes=config["resources"]["save_minutes"],
