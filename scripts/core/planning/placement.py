@@ -85,6 +85,24 @@ def name_of(zero: int, offload: str) -> str:
     return ("one GPU" if zero == 0 else f"ZeRO-{zero}") + (" + offload" if offload == "cpu" else "")
 
 
+def verdict(shape: memory.Shape, training: memory.Training, gpus: int, resources: dict) -> tuple[dict, str]:
+    """(bytes per GPU by part, what the training takes, in words), also where it does not fit."""
+    gpu_gb, wanted = resources["gpu_gb"], (resources["zero"], resources["offload"])
+    try:
+        option = choose(shape, training, gpus, gpu_gb, *wanted)
+        takes = name_of(*option)
+    except ValueError:
+        option, takes = candidates(training, gpus, *wanted)[-1], None
+    sizes = memory.plan(shape, training, gpus, *option)
+    if takes and sizes["total"] <= gpu_gb * memory.GB:
+        return sizes, takes
+    again = memory.plan(shape, replace(training, checkpointing=True), gpus, *option)["total"] / memory.GB
+    if takes and again <= gpu_gb:
+        return sizes, f"does not fit: with gradient_checkpointing {again:.0f} GB, which a retry turns on"
+    least = fewest(shape, training, gpu_gb)
+    return sizes, f"does not fit: {least} GPUs would do" if least else "does not fit: a smaller batch or LoRA might"
+
+
 def table(sweep) -> list[str]:
     """Lines of a table: each kind of training of a sweep (plan.Plan), GB per GPU by part, and what it takes."""
     resources = sweep.config["resources"]
@@ -104,19 +122,7 @@ def table(sweep) -> list[str]:
         names = sorted(set(labels))
         text = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
         kept = f"{training.weights}, {training.moments}" + (f", LoRA {training.lora}" if training.lora else "")
-        try:
-            stage, offload = choose(shape, training, gpus, gpu_gb, resources["zero"], resources["offload"])
-            takes = name_of(stage, offload)
-        except ValueError:
-            (stage, offload), takes = candidates(training, gpus, resources["zero"], resources["offload"])[-1], None
-        sizes = memory.plan(shape, training, gpus, stage, offload)
-        if takes is None or sizes["total"] > gpu_gb * memory.GB:
-            least = fewest(shape, training, gpu_gb)
-            again = memory.plan(shape, replace(training, checkpointing=True), gpus, stage, offload)["total"] / memory.GB
-            if takes and again <= gpu_gb:
-                takes = f"does not fit: with gradient_checkpointing {again:.0f} GB, which a retry turns on"
-            else:
-                takes = f"does not fit: {least} GPUs would do" if least else "does not fit: a smaller batch or LoRA might"
+        sizes, takes = verdict(shape, training, gpus, resources)
         numbers = "".join(f" {sizes[name] / memory.GB:11.2f}" for name in head)
         assumed = "" if shape.stated else " (shape of the nearest Llama)"
         lines.append(f"{corpus:12s} {text:28.28s} {kept:22s} {training.batch:5d}{numbers}  {takes}{assumed}")
