@@ -107,11 +107,14 @@ class Job:
         return self.run / "eval" / self.scheme["name"] / f"{name}.json"
 
     def pending(self) -> list[str]:
-        """Metrics without a file, or with one made from something else; what an attempt that failed has kept is put back."""
-        for name in self.metrics:
-            if not self._holds(name, self.file(name)) and self._holds(name, self.spare(name)):
-                write_json(self.file(name), read_json(self.spare(name)))
+        """Metrics without a file, or with one made from something else."""
         return [name for name in self.metrics if not self._holds(name, self.file(name))]
+
+    def put_back(self) -> None:
+        """Put back the files of pending metrics that an attempt which failed has kept."""
+        for name in self.pending():
+            if self._holds(name, self.spare(name)):
+                write_json(self.file(name), read_json(self.spare(name)))
 
     def spare(self, name: str) -> Path:
         """Where a metric's file lies a second time until the job has ended well."""
@@ -214,6 +217,7 @@ def main(argv=None) -> int:
             raise ValueError(f"{path} does not exist; allowed: a finished run, a built corpus and scheme files")
     jobs, failed = [Job(options.run, options.corpus, path) for path in options.schemes], []
     for number, job in enumerate(jobs, 1):
+        job.put_back()
         names = job.pending()
         kept = len(job.metrics) - len(names)
         print(f"{job.scheme['name']}: {len(names)} metrics to compute, {kept} kept", file=sys.stderr)
