@@ -18,6 +18,7 @@ A measure is one file in benchmarks/measures/, found by its name. It has
     pairs.results                              [(what baseline returned, what ours returned), …]: raise if they differ
     Row.timed("KnowMem", pairs)                median seconds, median ratio of the pairs, smallest and largest ratio
     Row("peak memory", baseline, ours, "MiB")  two numbers that were measured once
+    row.turned()                               ratios say how many times more ours costs
 
 A ratio is baseline / ours for what costs (seconds, bytes): 2.0 means half. For rates (`more_is_better=True`) it is ours / baseline.
 Work that both sides share (building a model, imports) stays outside the callables. A measure that raises is shown as failed and

@@ -66,9 +66,10 @@ def main(argv=None) -> int:
     names = registry.names("figures") if options.figure == ["all"] else options.figure
     for name in names:
         contracts.require("figures", name, "figure")
-    broken, lacking = draw_all(options.tables, names, Path(options.out)) if several else ([], [])
     if not several:
         draw(options.tables, *names, options.out)
+        return 0
+    broken, lacking = draw_all(options.tables, names, Path(options.out))
     if broken:
         parser.exit(1, f"{parser.prog}: {', '.join(broken)}: its code failed, see above; started again, the others are drawn\n")
     if lacking:

@@ -37,13 +37,15 @@ def rows(read: dict, results: Path) -> list[list]:
         versions = origin.get("versions") or {}
         row |= {"file": file if origin else "", "computed": origin.get("ended", ""), "commit": (origin.get("commit") or "")[:10]}
         row["versions"] = " ".join(f"{name} {versions[name]}" for name in SHOWN_VERSIONS if name in versions)
-        made.append(
-            [
-                None if row[name] != row[name] else round(row[name], 3) if isinstance(row[name], float) else row[name]
-                for name in COLUMNS
-            ]
-        )
+        made.append([plain(row[name]) for name in COLUMNS])
     return made
+
+
+def plain(value):
+    """A value as the page's data hold it: numbers to three decimals, null where there is none."""
+    if isinstance(value, float):
+        return None if value != value else round(value, 3)
+    return value
 
 
 def marked(text: str, truth: str) -> str:

@@ -31,9 +31,10 @@ def claim(results) -> None:
                 file.write(dumps(own))
         except FileExistsError:
             other = read_object(path)
-            if other.get("folder") == own["folder"] and alive(other):
+            same_folder = other.get("folder") == own["folder"]
+            if same_folder and alive(other):
                 return  # both have Snakemake's lock, for different files
-            if other.get("folder") != own["folder"] and (other.get("host") != own["host"] or alive(other)):
+            if not same_folder and (other.get("host") != own["host"] or alive(other)):
                 raise InUse(told(path, other)) from None
             write_json(path, own)
     except OSError:

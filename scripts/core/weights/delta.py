@@ -240,9 +240,9 @@ class Delta:
         base = None if record["base"] is None else self._base.base(name, entry["dtype"], entry["shape"])
 
         def restore(chunk):
-            (i, j), (coding, size), begin = chunk
+            (i, j), (coding, size), start = chunk
             old = None if base is None else bitcode.words(base[i:j], width)
-            bitcode.decode(coding, payload[begin : begin + size].data, old, bitcode.words(out[i:j], width))
+            bitcode.decode(coding, payload[start : start + size].data, old, bitcode.words(out[i:j], width))
 
         sizes = [size for _, size in record["chunks"]]
         chunks = list(zip(bounds(out.size, width), record["chunks"], np.cumsum([0, *sizes])[:-1].tolist(), strict=True))

@@ -54,18 +54,17 @@ def of_scheme(before, after, held_before, held_after, gradient=None) -> dict:
     changes; None where there are no codes), values (weights whose dequantized value changes), q2 = ΣΔq², qd = ΣΔq·Δw,
     e2 = Σ(Q(w) − w)², gq = Σg·Δq, edge; and `crossed`, the histogram of |w_0| where Δw ≠ 0 and the code (value) changes.
     """
-    step = after - before
-    old, new = held_before[0], held_after[0]
-    difference = new - old
-    different = (held_before[1] != held_after[1]) if held_before[1] is not None else difference != 0
+    (old, old_codes, edge), (new, new_codes, _) = held_before, held_after
+    step, difference = after - before, new - old
+    different = difference != 0 if old_codes is None else old_codes != new_codes
     return {
-        "codes": None if held_before[1] is None else int(different.sum()),
+        "codes": None if old_codes is None else int(different.sum()),
         "values": int((difference != 0).sum()),
         "q2": total(difference.double() ** 2),
         "qd": total(difference.double() * step),
         "e2": total((new - after).double() ** 2),
         "gq": None if gradient is None else total(gradient.double() * difference),
-        "edge": held_before[2],
+        "edge": edge,
         "crossed": histogram(before[different & (step != 0) & (before != 0)]),
     }
 
