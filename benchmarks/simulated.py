@@ -111,7 +111,7 @@ def peak(shape: memory.Shape, method: str, regularizer: str, training: dict, len
         reference = Reference(torch.zeros(2 * batch), frozen)
         trainer = unlearner.UnlearnTrainer(model, dataset, training, 0, objective, reference)
         if training["gradient_checkpointing"]:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # what Trainer.train does at its start
+            model.activation_checkpointing_enable(hyperparameters.RECOMPUTING)  # as Trainer.train does at its start
         trainer.current_gradient_accumulation_steps, adam = 1, trainer.create_optimizer()
         for start in (0, batch):
             trainer._micro = []
