@@ -200,6 +200,24 @@ class Job:
         return failed
 
 
+def attempt(job: Job, artifact: Path | None, device: str | None) -> list[str]:
+    """Compute what a job lacks; returns a line for each metric that failed, or one for the scheme."""
+    job.put_back()
+    names = job.pending()
+    kept = len(job.metrics) - len(names)
+    print(f"{job.scheme['name']}: {len(names)} metrics to compute, {kept} kept", file=sys.stderr)
+    if not names:
+        return []
+    if device != "cpu":
+        devices.claim(1)  # does nothing for the second scheme: one is shown by then
+    try:
+        return job.compute(names, artifact, device)
+    except OSError:
+        raise
+    except Exception as error:
+        return [one_line(error, f"scheme {job.scheme['name']}")]
+
+
 @process.guarded
 def main(argv=None) -> int:
     """Command line; returns the exit status. Wrong input ends with one line."""
@@ -216,22 +234,10 @@ def main(argv=None) -> int:
         if not path.is_file():
             raise ValueError(f"{path} does not exist; allowed: a finished run, a built corpus and scheme files")
     jobs, failed = [Job(options.run, options.corpus, path) for path in options.schemes], []
-    for number, job in enumerate(jobs, 1):
-        job.put_back()
-        names = job.pending()
-        kept = len(job.metrics) - len(names)
-        print(f"{job.scheme['name']}: {len(names)} metrics to compute, {kept} kept", file=sys.stderr)
-        if names:
-            if options.device != "cpu":
-                devices.claim(1)  # does nothing for the second scheme: one is shown by then
-            try:
-                failed += job.compute(names, options.artifact, options.device)
-            except OSError:
-                raise
-            except Exception as error:
-                failed.append(one_line(error, f"scheme {job.scheme['name']}"))
-        if names and number < len(jobs):
-            gc.collect()  # the next scheme's model should not meet this one in memory
+    for number, job in enumerate(jobs):
+        if number:
+            gc.collect()  # a scheme's model should not meet that of the one before in memory
+        failed += attempt(job, options.artifact, options.device)
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     if not failed:

@@ -74,7 +74,7 @@ def compute(run: Path, target: Path, schemes: list[dict], corpus: Path | None) -
 
     before, after = Tensors(target / "checkpoint"), Tensors(run / "checkpoint")
     if before.names() != after.names():
-        odd = sorted(before.names() ^ after.names())[0]
+        odd = min(before.names() ^ after.names())
         raise ValueError(f"{run}: {odd!r} is not in both checkpoints; allowed: a run and the target that it started from")
     gradients = forget_gradient(run, corpus) if corpus else {}
     quantizers = {scheme["name"]: Quantizer(scheme, run, target) for scheme in schemes}
