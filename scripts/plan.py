@@ -64,7 +64,7 @@ def jobs(plan) -> Counter:
 
 
 def disk(plan) -> tuple[float, float]:
-    """Bytes of the checkpoints kept at the end, and of the largest resumable state of one training."""
+    """Bytes of the checkpoints kept at the end, and the most that a training's states take: a new one is written beside the old."""
     kept, state = 0.0, 0.0
     for run in plan.runs.values():
         if run.stage == "corpus":
@@ -75,8 +75,8 @@ def disk(plan) -> tuple[float, float]:
             as_delta = run.stage == "unlearn" and plan.config["store_checkpoints"] == "delta"
             share = DELTA[training.get("weights", "fp32")] if as_delta else 1
             kept += weights * STORED[training.get("store", "bf16")] * share
-        if "weights" in training:
-            state = max(state, weights * TRAINER_STATE["fp32" if training["weights"] == "fp32" else "bf16"])
+        if placement.is_training(run.spec):
+            state = max(state, 2 * weights * TRAINER_STATE["fp32" if training["weights"] == "fp32" else "bf16"])
     return kept, state
 
 

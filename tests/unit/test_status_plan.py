@@ -121,6 +121,14 @@ def test_hours_of_another_corpus_are_scaled_by_the_size_of_the_model(tmp_path, m
     assert costs.hours("larger", "base", plan, measured)[1] == "assumed"
 
 
+@pytest.mark.parametrize("weights, bytes_per_weight", [("bf16", 2 + 2 + 2), ("fp32", 4 + 4 + 4)])
+def test_disk_holds_two_states_of_a_training_while_one_is_written(weights, bytes_per_weight):
+    """A published target or retrain model is copied: it has none."""
+    config = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
+    config["unlearning"]["weights"] = weights
+    assert costs.disk(grid.plan(configuration.resolve(config)))[1] == pytest.approx(2 * bytes_per_weight * 6.7e9)
+
+
 def test_files_are_laid_over_one_another(tmp_path, monkeypatch):
     make(tmp_path, monkeypatch)
     more = {"results": "elsewhere", "schemes": {"rtn_int3": {"kind": "rtn", "bits": 3}}, "sweep": MICRO["sweep"][:1]}
