@@ -1,66 +1,76 @@
-"""Recovery against the width of a scheme's innermost code, in units of the weights that bf16 lets the learning rate move.
+"""Recovery against where a scheme's innermost code ends, in units of how far the weights that moved reach.
 
-A step of about the learning rate changes a bf16 weight only below 2⁸ to 2⁹ times the rate (bf16 has 8 significant bits). Where the
-innermost code reaches further than that, what moved keeps its code, and the scheme gives back what was unlearned.
+What moved inside the innermost code keeps its code: where that code ends beyond the weights that moved, the scheme cannot see the
+update, and gives back what was unlearned. With bf16 weights only weights near zero move, with fp32 weights those of every size.
 """
+
+from statistics import fmean
 
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
-TABLES = ["recovery", "mechanism"]
-BITS = 8  # significant bits of bf16
+TABLES = ["recovery", "mechanism", "moved"]
+BIN = 0.5  # octaves of a bin of moved.csv
 
 
 def draw(tables_):
-    """Figure of R (%) of all unlearned models; a panel per precision of weights, x edge / (2⁸ · lr), both from the tables."""
-    rows, edges = panels.unlearned(tables_["recovery"]), innermost(tables_["mechanism"])
+    """Figure of R (%) of all unlearned models, colours for schemes and filling for the precision of weights; x edge / reach, from
+    the tables."""
+    rows, found = panels.unlearned(tables_["recovery"]), places(tables_["mechanism"], reaches(tables_["moved"]))
     rows = rows[(rows.metric == panels.most_defined(rows)) & (rows.checkpoint == "") & (rows.scheme != "full") & rows.R.notna()]
-    places = [place(row, edges) for row in rows.itertuples()]
-    rows = rows.assign(place=places)[[place is not None for place in places]]
+    rows = rows.assign(place=[found.get((tables.key(row), row.scheme)) for row in rows.itertuples()])
+    rows = rows[rows.place.notna()]
     if not len(rows):
-        return style.empty(panels.NOTHING.format("no unlearned model with a recovery, a learning rate and a scheme that has a bin"))
+        return style.empty(panels.NOTHING.format("no unlearned model with a recovery, weights that moved and a scheme with codes"))
     looks = style.look(tables.schemes(rows))
     kinds = [kind for kind in panels.LINES if kind in set(rows.weights)]
-    figure = style.figure(style.TEXT if len(kinds) > 1 else style.COLUMN, 2.6 + 0.06 * len(looks))
-    axes = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
-    for axis, kind in zip(axes, kinds, strict=True):
-        panel(axis, rows[rows.weights == kind], looks)
-        axis.set_title(f"{kind} weights")
-        axis.set_xlabel("end of innermost code / (2⁸ · learning rate)")
-    bottom, top = axes[0].get_ylim()
-    axes[0].set_ylim(max(bottom, -60), min(top, 130))
-    axes[0].set_ylabel(f"recovery R of {panels.NAMES[rows.kind.iloc[0]]} (%)")
-    band = style.handle("where a step stops moving bf16 weights", linestyle="-", color=style.PALE, linewidth=5)
-    style.legend(figure, [*(style.handle(name, **look) for name, look in looks.items()), band])
+    figure = style.figure(style.TEXT, 2.9 + 0.06 * len(looks))
+    axis = figure.subplots()
+    for scheme, look in looks.items():
+        for kind in kinds:
+            own = list(rows[(rows.scheme == scheme) & (rows.weights == kind)].itertuples())
+            axis.errorbar(
+                [row.place for row in own], [100 * row.R for row in own], yerr=panels.recovery_arms(own), **look,
+                **panels.filling(kind, look["color"]), linestyle="none", markersize=3, markeredgewidth=0.6, elinewidth=0.5,
+                label=f"_{scheme} {kind}",
+            )  # fmt: skip
+    axis.axhline(0, color=style.INK, linewidth=0.5, zorder=1)
+    axis.axvline(1, color=style.GREY, linewidth=0.8, zorder=1)
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_locator(LogLocator(2, numticks=12))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x >= 1 else f"1/{1 / x:g}"))
+    axis.minorticks_off()
+    bottom, top = axis.get_ylim()
+    axis.set_ylim(max(bottom, -60), min(top, 130))
+    axis.set_xlabel("end of the innermost code / reach of the weights that moved")
+    axis.set_ylabel(f"recovery R of {panels.NAMES[rows.kind.iloc[0]]} (%)")
+    fillings = [style.handle(f"{kind} weights", color=style.INK, marker="o", **panels.filling(kind, style.INK)) for kind in kinds]
+    style.legend(figure, [*(style.handle(name, **look) for name, look in looks.items()), *fillings])
     style.note(figure, [panels.whiskers(rows)])
     return figure
 
 
-def innermost(mechanism) -> dict:
-    """{(key of a model, scheme): where its innermost code ends, |w|}."""
+def reaches(moved) -> dict:
+    """{run: how far the weights that moved reach, |w_0|}, of rows of moved.csv.
+
+    The width of the range of |w_0| that moved: the sum, over half octaves, of a half octave's width times the share of its weights
+    that moved. Where all weights below a size moved and none above, it is that size.
+    """
+    made = {}
+    for run, rows in moved[moved.scheme == ""].groupby("run", sort=False):
+        counts = {what: dict(zip(own.log2, own["count"], strict=True)) for what, own in rows.groupby("what")}
+        some, every = counts.get("moved", {}), counts.get("all", {})
+        made[run] = sum(count / every[start] * (2 ** (start + BIN) - 2**start) for start, count in some.items())
+    return made
+
+
+def places(mechanism, reaches_: dict) -> dict:
+    """{(key of a model, scheme): where its innermost code ends over the reach of what moved}, the mean over seeds."""
     rows = mechanism[(mechanism.module == "all") & (mechanism.status == "ok") & (mechanism.edge > 0)].assign(checkpoint="")
-    return {(tables.key(row), row.scheme): row.edge for row in rows.itertuples()}
-
-
-def place(row, edges: dict) -> float | None:
-    """x of a row; None without an edge or a learning rate."""
-    edge, rate = edges.get((tables.key(row), row.scheme)), panels.rate(row.lr)
-    return edge / (2**BITS * rate) if edge and rate else None
-
-
-def panel(axis, rows, looks) -> None:
-    """Marks with intervals of the models of one precision of weights."""
-    axis.axvspan(1, 2, color=style.PALE, zorder=0)
-    for scheme, look in looks.items():
-        own = list(rows[rows.scheme == scheme].itertuples())
-        axis.errorbar(
-            [row.place for row in own], [100 * row.R for row in own], yerr=panels.recovery_arms(own), **look,
-            linestyle="none", markersize=3, elinewidth=0.5, label=f"_{scheme}",
-        )  # fmt: skip
-    axis.axhline(0, color=style.INK, linewidth=0.5, zorder=1)
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_locator(LogLocator(2, numticks=7))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.minorticks_off()
+    found = {}
+    for row in rows.itertuples():
+        if reach := reaches_.get(row.run):
+            found.setdefault((tables.key(row), row.scheme), []).append(row.edge / reach)
+    return {model: fmean(values) for model, values in found.items()}

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scripts.figures import recovery_by_edge
 from tests.unit.figure_tables import MADE, bars, drawn, make, words
 
 
@@ -45,19 +46,38 @@ def test_weights_moved_draws_the_histograms_and_the_codes():
     assert len(many.axes) == 12 and "102 more settings are not drawn" in " ".join(text.get_text() for text in words(many))
 
 
-def test_recovery_by_edge_sets_the_innermost_code_against_what_the_rate_moves():
+def test_recovery_by_edge_sets_the_innermost_code_against_what_moved():
     made = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], diverged=(), settings=2)
-    figure = drawn("recovery_by_edge", made)
-    assert [axis.get_title() for axis in figure.axes] == ["bf16 weights", "fp32 weights"]
+    kept = made["moved"].what != "moved"  # with fp32 weights those of every size moved, with bf16 weights those of one half octave
+    wide = made["moved"].run.str.contains("fp32") | (made["moved"].log2 == -4)
+    moved = made["moved"][kept | wide].assign(count=10)
+    figure = drawn("recovery_by_edge", made | {"moved": moved})
     rows, edges = made["recovery"], {"bnb_fp4": 0.5, "rtn_int4_tensor": 0.25}
-    for axis, weights in zip(figure.axes, ("bf16", "fp32"), strict=True):
+    reach = {"bf16": 2**-3.5 - 2**-4}
+    reach["fp32"] = reach["bf16"] + 2**-3 - 2**-3.5 + 2**-2 - 2**-2.5
+    for weights in ("bf16", "fp32"):
         for scheme, edge in edges.items():
             own = rows[(rows.weights == weights) & (rows.scheme == scheme) & (rows.metric == "verbmem_f")]
-            wanted = [(edge / (256 * float(row.lr)), 100 * row.R) for row in own.itertuples()]
-            assert len(wanted) == 2 and np.allclose(sorted(bars(axis, f"_{scheme}")), sorted(wanted))
-    assert "_full" not in {line.get_label() for line in figure.axes[0].containers}
-    without = made | {"mechanism": made["mechanism"].assign(edge=np.nan)}
-    assert "no unlearned model with a recovery" in words(drawn("recovery_by_edge", without))[0].get_text()
+            wanted = [(edge / reach[weights], 100 * row.R) for row in own.itertuples()]
+            assert len(wanted) == 2 and np.allclose(sorted(bars(figure.axes[0], f"_{scheme} {weights}")), sorted(wanted))
+    assert not [one for one in figure.axes[0].containers if "full" in one.get_label()]
+    for lost in ({"mechanism": made["mechanism"].assign(edge=np.nan)}, {"moved": moved[moved.what != "moved"]}):
+        assert "no unlearned model with a recovery" in words(drawn("recovery_by_edge", made | lost))[0].get_text()
+
+
+def test_a_model_s_place_is_the_mean_of_its_seeds():
+    made = make([("npo", "gdr", "bf16")], diverged=())
+    twice = pd.concat([made["mechanism"], made["mechanism"].assign(run="other", seed="1")])
+    found = recovery_by_edge.places(twice, {made["mechanism"].run.iloc[0]: 0.5, "other": 0.25})
+    assert {scheme: value for (_, scheme), value in found.items()} == {"full": 3, "bnb_fp4": 1.5, "rtn_int4_tensor": 0.75}
+
+
+def test_reach_is_the_size_below_which_all_weights_moved():
+    every = [(what, log2) for log2 in np.arange(-60, -5, 0.5) for what in ("all", "moved") if what == "all" or log2 < -7]
+    moved = pd.DataFrame([{"run": "r", "scheme": "", "what": what, "log2": log2, "count": 8} for what, log2 in every])
+    assert recovery_by_edge.reaches(moved) == {"r": pytest.approx(2**-7)}
+    half = moved.assign(count=[4 if what == "moved" and log2 >= -8 else 8 for what, log2 in every])
+    assert recovery_by_edge.reaches(half) == {"r": pytest.approx(0.75 * 2**-7)}, "half of those between 2⁻⁸ and 2⁻⁷"
 
 
 def test_prediction_sets_measured_beside_predicted():
