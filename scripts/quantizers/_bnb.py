@@ -6,7 +6,10 @@ score would depend on the machine. 8-bit layers stay as they are, because they q
 """
 
 import copy
+import logging
+import sys
 
+ABSENT = object()
 BLOCK = 64
 STATISTICS_BLOCK = 256
 # Half way from the innermost codes to the next: FP4 (1/192 + 1/6)/2; NF4 the mean of 0.0796/2 and 0.0911/2.
@@ -21,17 +24,26 @@ def compute_dtype(device):
 
 
 def import_library() -> None:
-    """Import bitsandbytes without torch's compiler, which takes 1.2 s to import.
+    """Import bitsandbytes without torch's compiler, which takes 1.2 s to import, and without kernels from the hub.
 
-    It would compile spare versions of kernels that bitsandbytes has of its own for CPUs and for GPUs.
+    The compiler would make spare versions of kernels that bitsandbytes has of its own for CPUs and for GPUs. On CPUs with bf16
+    instructions bitsandbytes fetches a compiled kernel from the hub where the package `kernels` is there, and warns where it is
+    not: code from elsewhere, for 4-bit products in bf16 that are not made here (above).
     """
     import torch
 
-    compiler, torch.compile = torch.compile, lambda function=None, **options: function or (lambda decorated: decorated)
+    log = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    compiler, fetcher, silent = torch.compile, sys.modules.get("kernels", ABSENT), log.disabled
+    torch.compile = lambda function=None, **options: function or (lambda decorated: decorated)
+    sys.modules["kernels"], log.disabled = None, True
     try:
         import bitsandbytes  # noqa: F401
     finally:
-        torch.compile = compiler
+        torch.compile, log.disabled = compiler, silent
+        if fetcher is ABSENT:
+            del sys.modules["kernels"]
+        else:
+            sys.modules["kernels"] = fetcher
 
 
 def load_4bit(checkpoint, kind: str, double: bool, device):

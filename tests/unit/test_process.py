@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from scripts.core import process
 
+CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 ENDING = """
 import atexit, gc, sys
 import pytest
@@ -116,6 +118,18 @@ def test_bitsandbytes_comes_without_torchs_compiler_and_leaves_it_usable():
         source + "print('torch._inductor.compile_fx' in sys.modules, torch.compile is found, 'bitsandbytes' in sys.modules)"
     )
     assert done.stdout.split() == ["False", "True", "True"], done.stderr[-2000:]
+
+
+@pytest.mark.skipif("avx512_bf16" not in CPU, reason="bitsandbytes would fetch a kernel on CPUs with bf16 instructions")
+@pytest.mark.parametrize("there", [True, False])
+def test_bitsandbytes_fetches_no_kernel_from_the_hub_and_does_not_warn_of_it(tmp_path, there):
+    """With the package that would fetch it and without."""
+    if there:
+        (tmp_path / "kernels.py").write_text("def get_kernel(*a, **k): print('fetched')\n")
+    source = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+    done = python(source + "from scripts.quantizers import _bnb; _bnb.import_library(); print('kernels' in sys.modules)")
+    assert done.stdout.split() == ["False"], done.stderr[-2000:]
+    assert "kernels" not in done.stderr
 
 
 @pytest.mark.parametrize(
