@@ -1,13 +1,11 @@
 """Which schemes will give back what is unlearned with bf16 weights at a sweep's learning rates, from the target's weights alone.
 
-A step moves a bf16 weight only if it is more than half of the distance to the next number. That distance doubles at powers of
-two, so steps of a learning rate move the weights below a power of two, its reach. A scheme whose innermost code ends beyond the
-reach cannot see what moved. Printed for each scheme: where that code ends (|w|, median over blocks and matrices), and this over the
-reach of each rate. On small models what was unlearned came back where that ratio is well above 1, not where it is well below
-(docs/measurements/rates.md).
+A step of about the learning rate moves a bf16 weight only where |w| is below 2⁸ to 2⁹ times the rate (bf16 has 8 significant
+bits). Printed for each scheme: where its innermost code ends (|w|, median over blocks and matrices), and this over 2⁸ times each
+rate. Above 2 the scheme cannot see what moved, and gives back what was unlearned; below 1 it sees it; between, it gives back a
+part. So it was on small models (docs/measurements/rates.md).
 """
 
-import math
 from pathlib import Path
 from statistics import median
 
@@ -15,14 +13,6 @@ from scripts.core import process, registry
 from scripts.core.planning import sweep
 
 BITS = 8  # significant bits of bf16
-
-
-def reach(rate: float) -> float:
-    """|w| below which steps of a learning rate move bf16 weights, where they are rounded to nearest.
-
-    Numbers between 2^e and 2^(e+1) lie 2^(e+1−BITS) apart.
-    """
-    return 2.0 ** (math.floor(math.log2(2**BITS * rate)) + 1)
 
 
 def ends(checkpoint: Path, schemes: dict) -> dict:
@@ -59,15 +49,17 @@ def main(argv=None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="the target: its run folder, or any folder of safetensors")
     options = parser.parse_args(argv)
     plan = sweep.read(*options.config)
+    spelled = rates(plan)
+    if not spelled:
+        raise ValueError(
+            "--config: nothing is unlearned with bf16 weights; allowed: a sweep with `weights: bf16`, whose rates decide"
+        )
     made = options.model / "checkpoint"
-    spelled, found = rates(plan), ends(made if made.is_dir() else options.model, plan.config["schemes"])
+    found = ends(made if made.is_dir() else options.model, plan.config["schemes"])
     print(f"{'scheme':24s} {'code ends at':>12s}" + "".join(f" {f'lr {rate}':>11s}" for rate in spelled))
-    print(f"{'(reach of the rate)':24s} {'':12s}" + "".join(f" {reach(float(rate)):11.5f}" for rate in spelled))
     for name, end in sorted(found.items(), key=lambda item: -item[1]):
-        print(f"{name:24s} {end:12.5f}" + "".join(f" {end / reach(float(rate)):11.2f}" for rate in spelled))
-    print(
-        "\nAbove 1 the innermost code ends beyond what the rate moves: the scheme gives back what is unlearned. Below 1 it sees it."
-    )
+        print(f"{name:24s} {end:12.5f}" + "".join(f" {end / (2**BITS * float(rate)):11.2f}" for rate in spelled))
+    print("\nAbove 2: the scheme cannot see what the rate moves in bf16, and gives it back. Below 1: it sees it. Between: in part.")
     if silent := [name for name in plan.config["schemes"] if name not in found and name != "full"]:
         print(f"Not known before the model is quantized: {', '.join(silent)}")
     return 0
