@@ -16,7 +16,7 @@ from scripts.core import devices, process, registry
 from scripts.core.provenance import Provenance
 from scripts.core.storage import digest, read_json, read_object, write_json
 
-VERSION = 2
+VERSION = 3
 OUTPUT = "mechanism.json"
 
 

@@ -11,19 +11,21 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from scripts.core.analysis import style, tables
 from scripts.figures import _panels as panels
 
-TABLES = ["recovery", "mechanism", "moved"]
-BIN = 0.5  # octaves of a bin of moved.csv
+TABLES = ["recovery", "mechanism"]
 
 
 def draw(tables_):
     """Figure of R (%) of all unlearned models, colours for schemes and filling for the precision of weights; x edge / reach, from
     the tables."""
-    rows, found = panels.unlearned(tables_["recovery"]), places(tables_["mechanism"], reaches(tables_["moved"]))
+    rows, found = panels.unlearned(tables_["recovery"]), places(tables_["mechanism"])
     rows = rows[(rows.metric == panels.most_defined(rows)) & (rows.checkpoint == "") & (rows.scheme != "full") & rows.R.notna()]
     rows = rows.assign(place=[found.get((tables.key(row), row.scheme)) for row in rows.itertuples()])
     rows = rows[rows.place.notna()]
     if not len(rows):
-        return style.empty(panels.NOTHING.format("no unlearned model with a recovery, weights that moved and a scheme with codes"))
+        reasons = unknown(tables_["mechanism"]) or [
+            "no unlearned model with a recovery, weights that moved and a scheme with codes"
+        ]
+        return style.empty(panels.NOTHING.format(reasons[0]))
     looks = style.look(tables.schemes(rows))
     kinds = [kind for kind in panels.LINES if kind in set(rows.weights)]
     figure = style.figure(style.TEXT, 2.9 + 0.06 * len(looks))
@@ -48,29 +50,22 @@ def draw(tables_):
     axis.set_ylabel(f"recovery R of {panels.NAMES[rows.kind.iloc[0]]} (%)")
     fillings = [style.handle(f"{kind} weights", color=style.INK, marker="o", **panels.filling(kind, style.INK)) for kind in kinds]
     style.legend(figure, [*(style.handle(name, **look) for name, look in looks.items()), *fillings])
-    style.note(figure, [panels.whiskers(rows)])
+    style.note(figure, [panels.whiskers(rows), *unknown(tables_["mechanism"])])
     return figure
 
 
-def reaches(moved) -> dict:
-    """{run: how far the weights that moved reach, |w_0|}, of rows of moved.csv.
-
-    The width of the range of |w_0| that moved: the sum, over half octaves, of a half octave's width times the share of its weights
-    that moved. Where all weights below a size moved and none above, it is that size.
-    """
-    made = {}
-    for run, rows in moved[moved.scheme == ""].groupby("run", sort=False):
-        counts = {what: dict(zip(own.log2, own["count"], strict=True)) for what, own in rows.groupby("what")}
-        some, every = counts.get("moved", {}), counts.get("all", {})
-        made[run] = sum(count / every[start] * (2 ** (start + BIN) - 2**start) for start, count in some.items())
-    return made
-
-
-def places(mechanism, reaches_: dict) -> dict:
+def places(mechanism) -> dict:
     """{(key of a model, scheme): where its innermost code ends over the reach of what moved}, the mean over seeds."""
     rows = mechanism[(mechanism.module == "all") & (mechanism.status == "ok") & (mechanism.edge > 0)].assign(checkpoint="")
     found = {}
-    for row in rows.itertuples():
-        if reach := reaches_.get(row.run):
-            found.setdefault((tables.key(row), row.scheme), []).append(row.edge / reach)
+    for row in rows[rows.reach > 0].itertuples():
+        found.setdefault((tables.key(row), row.scheme), []).append(row.edge / row.reach)
     return {model: fmean(values) for model, values in found.items()}
+
+
+def unknown(mechanism) -> list[str]:
+    """A line for each run that an earlier version measured, which took no note of the reach."""
+    runs = mechanism.run[
+        (mechanism.module == "all") & (mechanism.status == "ok") & (mechanism.changed > 0) & mechanism.reach.isna()
+    ]
+    return [f"No reach: {run}: an earlier version measured it; remove its mechanism.json to have it measured anew" for run in runs]

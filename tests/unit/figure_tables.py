@@ -87,8 +87,9 @@ def cost(label, scheme, bad):
 
 
 def weights_of(label, schemes, bad):
-    """Rows of mechanism.csv of a run; each scheme's innermost code ends at another weight."""
+    """Rows of mechanism.csv of a run; each scheme's innermost code ends at another weight, and fp32 weights of all sizes moved."""
     row = {name: label[name] for name in LABELS} | {"module": "all", "status": "diverged" if bad else "ok"}
+    row |= {} if bad else {"changed": 0.5, "reach": 4.0 if label["weights"] == "fp32" else 0.125}
     return [row | {"scheme": scheme, "edge": 2.0**-i} for i, scheme in enumerate(() if bad else schemes)] or [row | {"scheme": ""}]
 
 

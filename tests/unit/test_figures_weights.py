@@ -48,36 +48,32 @@ def test_weights_moved_draws_the_histograms_and_the_codes():
 
 def test_recovery_by_edge_sets_the_innermost_code_against_what_moved():
     made = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], diverged=(), settings=2)
-    kept = made["moved"].what != "moved"  # with fp32 weights those of every size moved, with bf16 weights those of one half octave
-    wide = made["moved"].run.str.contains("fp32") | (made["moved"].log2 == -4)
-    moved = made["moved"][kept | wide].assign(count=10)
-    figure = drawn("recovery_by_edge", made | {"moved": moved})
+    figure = drawn("recovery_by_edge", made)
     rows, edges = made["recovery"], {"bnb_fp4": 0.5, "rtn_int4_tensor": 0.25}
-    reach = {"bf16": 2**-3.5 - 2**-4}
-    reach["fp32"] = reach["bf16"] + 2**-3 - 2**-3.5 + 2**-2 - 2**-2.5
-    for weights in ("bf16", "fp32"):
+    for weights, reach in (("bf16", 0.125), ("fp32", 4)):
         for scheme, edge in edges.items():
             own = rows[(rows.weights == weights) & (rows.scheme == scheme) & (rows.metric == "verbmem_f")]
-            wanted = [(edge / reach[weights], 100 * row.R) for row in own.itertuples()]
+            wanted = [(edge / reach, 100 * row.R) for row in own.itertuples()]
             assert len(wanted) == 2 and np.allclose(sorted(bars(figure.axes[0], f"_{scheme} {weights}")), sorted(wanted))
     assert not [one for one in figure.axes[0].containers if "full" in one.get_label()]
-    for lost in ({"mechanism": made["mechanism"].assign(edge=np.nan)}, {"moved": moved[moved.what != "moved"]}):
-        assert "no unlearned model with a recovery" in words(drawn("recovery_by_edge", made | lost))[0].get_text()
+    without = made | {"mechanism": made["mechanism"].assign(edge=np.nan)}
+    assert "no unlearned model with a recovery" in words(drawn("recovery_by_edge", without))[0].get_text()
+
+
+def test_recovery_by_edge_says_whose_reach_an_earlier_version_did_not_measure():
+    made = make([("npo", "gdr", "bf16"), ("npo", "gdr", "fp32")], diverged=())
+    table = made["mechanism"]
+    half = made | {"mechanism": table.assign(reach=table.reach.where(table.weights == "bf16"))}
+    said = " ".join(text.get_text() for text in words(drawn("recovery_by_edge", half)))
+    assert "No reach: people/npo_gdr/lr1e-5_fp32" in said.replace("\n", "") and said.count("No reach") == 1
+    none = words(drawn("recovery_by_edge", made | {"mechanism": table.assign(reach=np.nan)}))[0].get_text()
+    assert none.replace("\n", " ").startswith("Nothing to draw yet: No reach: people/npo_gdr")
 
 
 def test_a_model_s_place_is_the_mean_of_its_seeds():
-    made = make([("npo", "gdr", "bf16")], diverged=())
-    twice = pd.concat([made["mechanism"], made["mechanism"].assign(run="other", seed="1")])
-    found = recovery_by_edge.places(twice, {made["mechanism"].run.iloc[0]: 0.5, "other": 0.25})
-    assert {scheme: value for (_, scheme), value in found.items()} == {"full": 3, "bnb_fp4": 1.5, "rtn_int4_tensor": 0.75}
-
-
-def test_reach_is_the_size_below_which_all_weights_moved():
-    every = [(what, log2) for log2 in np.arange(-60, -5, 0.5) for what in ("all", "moved") if what == "all" or log2 < -7]
-    moved = pd.DataFrame([{"run": "r", "scheme": "", "what": what, "log2": log2, "count": 8} for what, log2 in every])
-    assert recovery_by_edge.reaches(moved) == {"r": pytest.approx(2**-7)}
-    half = moved.assign(count=[4 if what == "moved" and log2 >= -8 else 8 for what, log2 in every])
-    assert recovery_by_edge.reaches(half) == {"r": pytest.approx(0.75 * 2**-7)}, "half of those between 2⁻⁸ and 2⁻⁷"
+    table = make([("npo", "gdr", "bf16")], diverged=())["mechanism"]
+    found = recovery_by_edge.places(pd.concat([table, table.assign(run="other", seed="1", reach=0.25)]))
+    assert {scheme: value for (_, scheme), value in found.items()} == {"full": 6, "bnb_fp4": 3, "rtn_int4_tensor": 1.5}
 
 
 def test_prediction_sets_measured_beside_predicted():

@@ -69,6 +69,12 @@ def test_the_other_tables_are_looked_at_too(tmp_path, capsys):
     assert "schemes.csv' has no column corpus, method, regularizer and" in said
 
 
+def test_a_column_that_came_later_to_another_table_is_empty(tmp_path):
+    write(tmp_path, "reach", "mechanism")
+    assert tables.read(tmp_path, ["mechanism"])["mechanism"].reach.isna().all()
+    assert predict.main(["--tables", str(tmp_path)]) == 0
+
+
 def test_a_table_that_is_not_there_stops_only_the_figures_that_read_it(tmp_path, capsys):
     write(tmp_path, [])
     (tmp_path / "costs.csv").unlink()

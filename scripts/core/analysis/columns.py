@@ -14,7 +14,7 @@ MASKS = [*LABELS, "objective", "saliency", "percentile", "threshold", "weight", 
 
 RATIOS = ["changed", "code_changed", "value_changed", "survived", "projection", "noise", "snr", "noise_ratio", "relative_step"]
 RATIOS += ["kept", "first_order"]
-MECHANISM = [*LABELS, "scheme", "module", "status", "n", *RATIOS, "edge"]
+MECHANISM = [*LABELS, "scheme", "module", "status", "n", *RATIOS, "edge", "reach"]
 MOVED = ["run", "scheme", "what", "log2", "count"]
 
 COSTS = [*LABELS, "scheme", "device", "train_hours", "quantize_hours", "evaluate_hours", "mechanism_hours"]

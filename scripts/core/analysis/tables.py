@@ -14,7 +14,7 @@ from scripts.core.analysis.columns import CELL, GROUP, RECOVERY, SCORES, TABLES
 from scripts.core.storage import whole_file
 
 NUMBERS = ["value", "low", "high", "n", "seeds", "bits_per_weight", "K", "K_low", "K_high", "R", "R_low", "R_high"]
-NUMBERS += ["unlearned", "unlearned_full", "target", "D", "D_low", "D_high", "step", "units"]
+NUMBERS += ["unlearned", "unlearned_full", "target", "D", "D_low", "D_high", "step", "units", "reach"]
 COUNTS = ["n", "units", "seeds", "step"]
 POOLED = "all"
 # `checkpoint` of the rows that MUSE's rule picks; that of a last checkpoint is empty, of others step100 or epoch3.
@@ -23,6 +23,7 @@ REFERENCES = ("target", "retrain")
 TITLES = {"verbmem": "VerbMem", "knowmem": "KnowMem", "privleak": "PrivLeak", "perplexity": "Perplexity"}
 # Tables of earlier versions may lack columns. Without one of these a row says nothing; others are left empty.
 NEEDED = {*CELL, "value", "status", "K", "K_low", "K_high", "R", "R_low", "R_high", "unlearned", "target"} - {"checkpoint", "step"}
+LATER = ("reach",)  # columns that came later to other tables, which need all the rest of theirs
 ANEW = "remove it and run the sweep again: it is made anew from what is cached"
 
 
@@ -95,7 +96,7 @@ def read(folder, names=("scores", "recovery")) -> dict[str, pd.DataFrame]:
 def whole(table: pd.DataFrame, name: str, path) -> pd.DataFrame:
     """A table that was read, with the columns that it lacks as empty ones; ValueError where it lacks one that is NEEDED."""
     lacking = [column for column in TABLES.get(name, ()) if column not in table]
-    if lost := [column for column in lacking if column in NEEDED or column not in (*SCORES, *RECOVERY)]:
+    if lost := [column for column in lacking if column in NEEDED or column not in (*SCORES, *RECOVERY, *LATER)]:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise ValueError(f"tables: {str(path)!r} has no column {', '.join(lost[:3])}{more}: another version wrote it; {ANEW}")
     return table.assign(**{column: float("nan") if column in NUMBERS else "" for column in lacking})

@@ -10,7 +10,7 @@ import math
 import torch
 
 FIRST, LAST = -80, 16  # half octaves: bin k holds 2^(k/2) ≤ |x| < 2^((k+1)/2); what lies outside goes to the first or last
-SUMS = ("n", "changed", "w2", "d2", "gd")
+SUMS = ("n", "changed", "w2", "d2", "gd", "d1", "d1w")
 SCHEME_SUMS = ("codes", "values", "q2", "qd", "e2", "gq")
 
 
@@ -30,8 +30,8 @@ def of_update(before: torch.Tensor, after: torch.Tensor, gradient: torch.Tensor 
     """Sums and histograms of one tensor's update.
 
     before, after, gradient: fp32 tensors of one shape: w_0, w, and ∂L/∂w. Returns n, changed (weights with Δw ≠ 0), w2 = Σw²,
-    d2 = ΣΔw², gd = Σg·Δw (None without gradient); histograms all (|w_0| of all weights that are not 0), moved (|w_0| where Δw ≠ 0)
-    and steps (|Δw| where it is not 0).
+    d2 = ΣΔw², gd = Σg·Δw (None without gradient), d1 = Σ|Δw|, d1w = Σ|Δw|·|w_0|; histograms all (|w_0| of all weights that are not
+    0), moved (|w_0| where Δw ≠ 0) and steps (|Δw| where it is not 0).
     """
     step = after - before
     where = step != 0
@@ -41,6 +41,8 @@ def of_update(before: torch.Tensor, after: torch.Tensor, gradient: torch.Tensor 
         "w2": total(after * after),
         "d2": total(step.double() ** 2),
         "gd": None if gradient is None else total(gradient.double() * step),
+        "d1": total(step.abs()),
+        "d1w": total(step.double().abs() * before.abs()),
         "all": histogram(before[before != 0]),
         "moved": histogram(before[where & (before != 0)]),
         "steps": histogram(step[where]),
@@ -70,8 +72,8 @@ def of_scheme(before, after, held_before, held_after, gradient=None) -> dict:
 
 
 def add(parts: list[dict], names) -> dict:
-    """Sums of `names` over matrices; None where any of them is None."""
-    columns = {name: [part[name] for part in parts] for name in names}
+    """Sums of `names` over matrices; None where any of them is None, or was not measured by an earlier version."""
+    columns = {name: [part.get(name) for part in parts] for name in names}
     return {name: None if any(v is None for v in values) else math.fsum(values) for name, values in columns.items()}
 
 
@@ -81,7 +83,8 @@ def ratios(update: dict, rest: dict, scheme: dict) -> dict:
     changed, code_changed, value_changed: shares of the quantized weights. survived = ‖Δq‖²/‖Δw‖², projection = p,
     noise = survived − p², snr = p²/noise. noise_ratio = ‖Δw‖²/‖Q(w) − w‖². relative_step = ‖Δw‖/‖w‖. kept is p over all of
     the model, where what is not quantized keeps its update whole: (⟨Δq, Δw⟩ + ‖Δw_rest‖²)/(‖Δw‖² + ‖Δw_rest‖²). first_order
-    is the same weighted by the gradient: (Σg·Δq + Σ_rest g·Δw)/Σg·Δw. A ratio over nothing is None.
+    is the same weighted by the gradient: (Σg·Δq + Σ_rest g·Δw)/Σg·Δw. reach = 2·Σ|Δw|·|w_0|/Σ|Δw|, how far the weights that moved
+    reach: r if the update lies evenly on |w_0| from 0 to r. A ratio over nothing is None.
     """
     n, d2 = update["n"], update["d2"]
 
@@ -106,4 +109,5 @@ def ratios(update: dict, rest: dict, scheme: dict) -> dict:
         "relative_step": None if not update["w2"] else (d2 / update["w2"]) ** 0.5,
         "kept": over(scheme["qd"] + rest["d2"], d2 + rest["d2"]),
         "first_order": first_order,
+        "reach": None if update["d1"] is None else over(2 * update["d1w"], update["d1"]),
     }
