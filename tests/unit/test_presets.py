@@ -63,7 +63,7 @@ def test_rates_differ_in_nothing_but_the_rate_and_the_steps():
         assert {**other, "model": {**other["model"], "seed": 0}} == {**demo, "model": {**demo["model"], "seed": 0}}
     specs = unlearned(plan)
     rates = sorted({float(s["training"]["lr"]) for s in specs if s["training"]["weights"] == "bf16"})
-    assert len(rates) == 8 and len(specs) == 3 * 10 * 2  # each with a checkpoint half-way
+    assert len(rates) == 13 and len(specs) == 3 * 15 * 2  # each with a checkpoint half-way
     for s in specs:
         for key in ("lr", "max_steps", "checkpoint_at"):
             s["training"].pop(key, None)
