@@ -3,10 +3,9 @@
 from scripts.core.planning import calibration
 from scripts.core.planning import memory
 
-# On a cluster each job is a Snakemake in a Snakemake: only the outermost, which can ask for more, tries again.
-RETRIES = config["resources"]["retries"] if workflow.is_main_process else 0
-
 site = config["resources"]
+# On a cluster each job is a Snakemake in a Snakemake: only the outermost, which can ask for more, tries again.
+RETRIES = site["retries"] if workflow.is_main_process else 0
 GPU_MODEL = (site["gpu_model"] or "") if site["gpus"] else ""  # alone it would be asked for as --gpus=<model>:0
 THREADS = max(site["threads"], site["gpus"])  # of a training: a core for each of its processes on a node
 # How many processes a training has, and how they share it. On several nodes the job is one of the kind "mpi": then the launcher's
@@ -32,7 +31,7 @@ def mem_mb(gb_per_billion):
 
     def amount(wildcards, attempt):
         need = (4 + gb_per_billion * billions(wildcards)) * 1024 * attempt
-        return int(min(need, config["resources"]["max_mem_mb"]))
+        return int(min(need, site["max_mem_mb"]))
 
     return amount
 
@@ -45,8 +44,8 @@ def runtime(share):
     """Minutes of a job: `share` of a training's assumed time, growing with each attempt, capped by the site's limit."""
 
     def amount(wildcards, attempt):
-        need = (15 + 60 * share * config["resources"]["hours_per_billion"] * billions(wildcards)) * attempt
-        return int(min(need, config["resources"]["max_runtime"]))
+        need = (15 + 60 * share * site["hours_per_billion"] * billions(wildcards)) * attempt
+        return int(min(need, site["max_runtime"]))
 
     return amount
 
@@ -70,7 +69,7 @@ def unless_copied(**resources):
 def gpus_of(scheme):
     """GPUs of the job that quantizes under a scheme: none where its library uses none."""
     hardware = registry.constants("quantizers", config["schemes"][scheme]["kind"])["HARDWARE"]
-    return min(1, config["resources"]["gpus"]) if "cuda" in hardware else 0
+    return min(1, site["gpus"]) if "cuda" in hardware else 0
 
 
 def demands(wildcards):
