@@ -26,7 +26,6 @@ HEADS = {
     "flu": "Flu",
 }
 UTILITY = ("gen", "tru", "fac", "flu")
-NAMES = ("precisions", "calibrated", "sure", "retained")
 SOURCES = {
     "precisions": (published.PRECISIONS,),
     "calibrated": ("independent reproduction, October 2026",),

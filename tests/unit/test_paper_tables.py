@@ -143,7 +143,8 @@ def test_beside_differences_missing_and_sure():
 def test_tables_are_written_as_csv_markdown_and_latex(tmp_path):
     made = paper_tables.make(frames([score("npo", "full", "verbmem_f", 12.9), score("npo", "bnb_fp4", "knowmem_f", None)]))
     paper_tables.write(made, tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {f"{n}.{k}" for n in paper_tables.NAMES for k in ("csv", "md", "tex")}
+    assert set(made) == {*paper_tables.SOURCES, "retained"}
+    assert {p.name for p in tmp_path.iterdir()} == {f"{name}.{kind}" for name in made for kind in ("csv", "md", "tex")}
     text = (tmp_path / "precisions.md").read_text()
     assert "| books | npo_klr | full | 12.9 (12.4; +0.5) | – (13.7) |" in text and "diverged (34.2)" in text
     tex = (tmp_path / "precisions.tex").read_text()

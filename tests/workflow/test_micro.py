@@ -31,7 +31,7 @@ def expected(config: dict) -> set[str]:
     found |= {f"{run.path}/eval/{scheme}/{metric}.json" for run, scheme in plan.cells for metric in config["metrics"]}
     found |= {f"figures/{name}.{kind}" for name in registry.names("figures") for kind in ("svg", "pdf")}
     found |= {"report/results.html", "report/findings.txt"}
-    found |= {f"tables/{name}.{kind}" for name in paper_tables.NAMES for kind in ("csv", "md", "tex")}
+    found |= {f"tables/{name}.{kind}" for name in (*paper_tables.SOURCES, "retained") for kind in ("csv", "md", "tex")}
     return found
 
 

@@ -77,7 +77,7 @@ class ForgetRetainDataset(Dataset):
         return parts
 
 
-def collate(items: list[dict]) -> dict:
+def collate(items: list):
     """Stack the items of either dataset: tensors (T,) become (B, T), scalars (B,); an absent retain part stays None."""
     first = items[0]
     if first is None:
