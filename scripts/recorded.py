@@ -27,6 +27,7 @@ def convert(name: str, path, scheme: str, out: Path) -> list[dict]:
         where = "name" if not method else "corpus"
         raise ValueError(f"{name}={path}: has no {where}; allowed: METHOD_REGULARIZER=FILE, a file that names its corpus")
     run = f"{corpus}/{method}_{regularizer}/{SETTING}/seed0"
+    label = {"run": run, "corpus": corpus, "method": method, "regularizer": regularizer, "setting": SETTING, "seed": 0}
     cells = []
     for metric, part in entries({k: v for k, v in content.items() if k != "corpus"}, path).items():
         made = registry.load("metrics", part["kind"]).rescore(part)
@@ -38,8 +39,7 @@ def convert(name: str, path, scheme: str, out: Path) -> list[dict]:
         facts |= {"status": "ok", "split": split, "value": made["value"], "n": made["n"], "samples": samples}
         origin = {"recorded": Path(path).name, "digest": digest(part)}
         write_json(out / run / "eval" / scheme / f"{metric}.json", facts | {"provenance": origin})
-        cells.append({"run": run, "corpus": corpus, "method": method, "regularizer": regularizer, "setting": SETTING, "seed": 0})
-        cells[-1] |= {"scheme": scheme, "metric": metric, "kind": part["kind"], "split": split}
+        cells.append(label | {"scheme": scheme, "metric": metric, "kind": part["kind"], "split": split})
     return cells
 
 
