@@ -77,28 +77,28 @@ class Job:
     """One scheme of one run: what has to be computed, and where it is written."""
 
     def __init__(self, run: Path, corpus: Path, path: Path):
-        self.run, self.data, self.spec = run, corpus / "data", read_json(path)
+        self.run, self.data, self.evaluation = run, corpus / "data", read_json(path)
         for part in ("scheme", "metrics"):
-            if not isinstance(self.spec, dict) or not isinstance(self.spec.get(part), dict):
+            if not isinstance(self.evaluation, dict) or not isinstance(self.evaluation.get(part), dict):
                 raise ValueError(f"{path}: has no {part!r}; allowed: a file of <results>/<corpus>/evaluations")
         self.outcome, manifest = read_json(run / "outcome.json"), read_json(corpus / "manifest.json")
-        self.scheme = self.spec["scheme"]
+        self.scheme = self.evaluation["scheme"]
         registry.require("quantizers", self.scheme.get("kind"), f"{path}: scheme.kind")
-        spec = run / "spec.json" if (run / "spec.json").exists() else run.parent / "spec.json"  # of a checkpoint along a training
-        of = read_json(spec) if spec.exists() else {}
+        # Above, for a checkpoint along a training.
+        spec = next((read_json(place / "spec.json") for place in (run, run.parent) if (place / "spec.json").exists()), {})
         self.facts = {
-            "run": of.get("run"),
-            "seed": of.get("seed"),
+            "run": spec.get("run"),
+            "seed": spec.get("seed"),
             "weights": self.outcome.get("weights"),
             "corpus": digest(manifest),
         }
         self.metrics, self.timed = {}, {}
-        for name, entry in self.spec["metrics"].items():
+        for name, entry in self.evaluation["metrics"].items():
             kind = registry.require("metrics", entry.get("kind", name), f"{path}: metrics.{name}.kind")
-            chosen = settings(entry | {"kind": kind}, self.spec.get("corpus"))
+            chosen = settings(entry | {"kind": kind}, self.evaluation.get("corpus"))
             version = registry.constants("metrics", kind)["VERSION"]
             decides = [self.outcome, manifest, self.scheme, kind, chosen, version]
-            decides += [self.spec["engine"]] if "engine" in self.spec else []
+            decides += [self.evaluation["engine"]] if "engine" in self.evaluation else []
             content = {"metric": name, "kind": kind, "version": version, "settings": chosen}
             self.metrics[name] = content | {"scheme": self.scheme, "fingerprint": digest(decides)}
 
@@ -148,8 +148,8 @@ class Job:
 
     def engine(self, plugin, checkpoint: Path, device: str, extra: dict):
         """(Engine, description of the quantization) of the run's model under the scheme."""
-        batch_tokens = self.spec.get("batch_tokens", 8192)
-        if self.spec.get("engine") == "vllm":
+        batch_tokens = self.evaluation.get("batch_tokens", 8192)
+        if self.evaluation.get("engine") == "vllm":
             # Text needs neither pictures nor sound; these libraries can only be imported where their builds match torch's.
             sys.modules.update(dict.fromkeys(("torchvision", "torchaudio", "torchcodec")))
             from scripts.core.evaluation import vllm_engine
@@ -166,7 +166,7 @@ class Job:
 
     def compute(self, names: list[str], artifact: Path | None, device: str | None) -> list[str]:
         """Compute and write the metrics `names`; returns a line for each that failed."""
-        provenance = Provenance(self.spec)
+        provenance = Provenance(self.evaluation)
         if self.outcome.get("status") == "diverged":
             step = self.outcome.get("step")
             self.without_value(names, provenance, "diverged", f"diverged at step {step}", step=step)
@@ -184,7 +184,7 @@ class Job:
 
         common, failed = {"quantization": described, "bits_per_weight": described["bits_per_weight"], **engine.facts}, []
         for name in names:
-            provenance = Provenance(self.spec)
+            provenance = Provenance(self.evaluation)
             content = self.metrics[name]
             print(f"{self.scheme['name']} {name}", file=sys.stderr)
             try:

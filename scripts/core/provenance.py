@@ -89,7 +89,7 @@ class Provenance:
     """Started with a program; `record()` at its end gives what goes into run.json or a metric file."""
 
     def __init__(self, spec: dict):
-        self.spec, self.started, self.work = storage.digest(spec), now(), 0.0
+        self.digest, self.started, self.work = storage.digest(spec), now(), 0.0
 
     @contextmanager
     def working(self):
@@ -103,4 +103,4 @@ class Provenance:
     def record(self, **more) -> dict:
         """{"spec": digest, "started", "ended", "work_seconds", "commit", "versions", "hardware"} and whatever the program adds."""
         times = {"started": self.started, "ended": now(), "work_seconds": round(self.work, 3)}
-        return {"spec": self.spec, **times, "commit": commit(), "versions": dict(versions()), "hardware": hardware(), **more}
+        return {"spec": self.digest, **times, "commit": commit(), "versions": dict(versions()), "hardware": hardware(), **more}

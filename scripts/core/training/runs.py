@@ -108,7 +108,7 @@ def finish(out, provenance: Provenance, write, step: int, status="done", target=
             weights = weights_digest(folder)
             if target is not None:
                 record["checkpoint_bytes"] = delta.pack(folder, target)
-    outcome = {"status": status, "weights": weights, "spec": provenance.spec, "step": step}
+    outcome = {"status": status, "weights": weights, "spec": provenance.digest, "step": step}
     storage.write_json(out / "run.json", provenance.record(status=status, step=step, **record))
     storage.write_json(out / "outcome.json", outcome)
     print(json.dumps({"out": out.name, **outcome}), file=sys.stderr)
