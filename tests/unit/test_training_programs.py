@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from scripts import train, unlearn
-from scripts.core import process, storage
+from scripts.core import storage
 from scripts.core.training import saliency, trainer, unlearner
-from scripts.core.training.resume import ResumeStore
 from scripts.core.weights import models
 from tests.unit.test_training import SPEC, sentences
 
@@ -280,15 +279,3 @@ def test_a_spec_that_is_none_ends_in_one_line(tmp_path, capsys):
         assert train.main(["--spec", str(tmp_path / file), *more]) == 2
         said = capsys.readouterr().err
         assert words in said and said.startswith("error: ") and said.count("\n") == 1
-
-
-def test_a_full_disk_is_named_where_the_writer_does_not(tmp_path, monkeypatch, capsys):
-    def write(folder):
-        raise RuntimeError("unexpected pos 141824 vs 141712")
-
-    store = ResumeStore(tmp_path, "digest")
-    with pytest.raises(RuntimeError):  # with space left it is what it is
-        store.save(1, write, {})
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
-    assert process.guarded(lambda argv: store.save(1, write, {}))() == 1
-    assert "No space left on device" in capsys.readouterr().err and not list(tmp_path.iterdir())
