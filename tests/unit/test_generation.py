@@ -49,6 +49,22 @@ def test_greedy_equals_generate_for_each_prompt(parts, shared, batch_tokens):
     assert generation.generate(model, asked, 24, batch_tokens=batch_tokens, share_prefix=False) == wanted
 
 
+@pytest.mark.parametrize("shared", [0, 30])
+def test_attention_that_is_nan_where_a_row_sees_nothing_does_no_harm(parts, monkeypatch, shared):
+    """As cuDNN's is on new GPUs: padding on the left, and from the next layer on all that has it for a key."""
+    model, tokenizer = parts
+    asked, attention = prompts(tokenizer, shared), torch.nn.functional.scaled_dot_product_attention
+    wanted = generation.generate(model, asked, 8, batch_tokens=1)
+
+    def cudnn(query, key, value, attn_mask=None, **options):
+        found = attention(query, key, value, attn_mask=attn_mask, **options)
+        return found if attn_mask is None else found.masked_fill(~attn_mask.any(-1, keepdim=True), torch.nan)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", cudnn)
+    assert generation.generate(model, asked, 8, batch_tokens=100_000) == wanted
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # where transformers makes the mask itself
+
+
 @pytest.fixture
 def small(parts, monkeypatch):
     """A function (rows, after): from that many passes on a pass of more rows finds no room. Returns the rows of all passes."""

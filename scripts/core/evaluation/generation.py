@@ -20,6 +20,10 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 SHORTEST_PREFIX = 8  # a shorter common beginning is not worth a pass of its own
+# cuDNN's attention, which torch takes first on new GPUs since 2.11, gives NaN for a row that sees nothing: padding on the left, where
+# transformers makes the mask (lm-eval, models with windows). torch's other kernels give 0.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 LEAVE_AT = 0.75  # finished rows leave when at most this share of a batch is still writing: leaving copies the buffers
 
 
@@ -196,6 +200,16 @@ def left_padded(rests: list[list[int]], shared: int, new_tokens: int):
     return ids, mask
 
 
+def first_look(mask, begin: int):
+    """(B, 1, T, begin + T) bool: what positions from `begin` on see of a mask (B, begin + T). Padding sees itself.
+
+    Where it sees nothing, some kernels make it NaN; then all is NaN from the next layer on, since 0 · NaN is.
+    """
+    end = mask.shape[1]
+    before = torch.ones(end - begin, end, dtype=torch.bool, device=mask.device).tril(begin)
+    return mask[:, None, None].bool() & before | before.triu(begin)
+
+
 @dataclass(frozen=True)
 class _Task:
     """What `generate` was asked for, and what all its batches share.
@@ -223,10 +237,13 @@ def _run(model, task: _Task, rows: list[int], found: list[list[int]]) -> None:
     # One new token looks at all that is not padding; in this form the mask need not be made anew in each layer and step.
     seen = mask[:, None, None].bool() if task.plain and model.config._attn_implementation == "sdpa" else mask
     begin, end, rows, writing = task.shared, task.shared + ids.shape[1], list(rows), [True] * len(rows)
+    first = mask[:, :end]
+    if seen.ndim == 4 and not begin and min(map(len, rests)) < end:
+        first = first_look(first, begin)
     for step in range(task.new_tokens):
         logits = model(
             input_ids=ids,
-            attention_mask=seen[..., :end] if step else mask[:, :end],
+            attention_mask=seen[..., :end] if step else first,
             position_ids=positions[:, begin:end],
             past_key_values=cache,
             use_cache=True,
