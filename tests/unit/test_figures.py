@@ -90,7 +90,7 @@ def test_wrong_names_and_folders_are_one_line(tmp_path, capsys):
         assert words_ in said and said.count("\n") == 1
 
 
-def test_drawing_needs_no_torch(tmp_path):
+def test_drawing_needs_no_torch():
     import subprocess
     import sys
 

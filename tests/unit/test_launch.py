@@ -167,7 +167,7 @@ PARENT = (
 
 
 @pytest.mark.parametrize("code, expected", [(0, 0), (1, 143)])
-def test_srun_gets_a_signal_that_its_tasks_are_handed(tmp_path, code, expected):
+def test_srun_gets_a_signal_that_its_tasks_are_handed(code, expected):
     """SIGTERM would have srun kill them. What has ended well all the same is not called interrupted."""
     program = f"import os, sys; from scripts import launch; command = [sys.executable, '-c', {PARENT.format(code=code)!r}]\n"
     program += "sys.exit(launch.run(command, dict(os.environ), through_srun=True))"
@@ -177,7 +177,7 @@ def test_srun_gets_a_signal_that_its_tasks_are_handed(tmp_path, code, expected):
     assert process.wait(30) == expected
 
 
-def test_what_has_started_no_rank_yet_is_ended(tmp_path):
+def test_what_has_started_no_rank_yet_is_ended():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     launch.forward(process, signal.SIGTERM, through_srun=False)
     assert process.wait(30) == -signal.SIGKILL

@@ -199,7 +199,7 @@ def test_task_vector_reads_files_that_name_tensors_otherwise(checkpoints, tmp_pa
     assert models.weights_digest(tmp_path / "usual") == models.weights_digest(tmp_path / "other")
 
 
-def test_whp_lowers_what_the_reinforced_model_says_more_readily(checkpoints, tokenizer, tmp_path):
+def test_whp_lowers_what_the_reinforced_model_says_more_readily(checkpoints, tmp_path):
     registry.load("methods", "whp").combine(*checkpoints, tmp_path, alpha=2.0)
     scheme = {"name": "full", "kind": "full"}
     model, described = pairs.load(full, tmp_path, scheme, "cpu")

@@ -103,7 +103,7 @@ def test_a_real_tokenizer_tells_where_its_tokens_begin():
     assert pieces == [one + "\n\n" for one in texts[:-1]] + texts[-1:]
 
 
-def test_intervals_of_perplexity_are_over_units_by_hand(folder, tmp_path):
+def test_intervals_of_perplexity_are_over_units_by_hand(tmp_path):
     draw = np.random.default_rng(5)
     samples = [
         {"parts": [{"unit": u, "tokens": int(draw.integers(3, 30)), "nll": float(draw.random())} for u in pair]}
