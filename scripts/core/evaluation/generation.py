@@ -20,7 +20,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 SHORTEST_PREFIX = 8  # a shorter common beginning is not worth a pass of its own
-# cuDNN's attention, which torch takes first on new GPUs since 2.11, gives NaN for a row that sees nothing: padding on the left, where
+# cuDNN's attention, which torch takes on new GPUs since 2.11, gives NaN for a row that sees nothing: padding on the left, where
 # transformers makes the mask (lm-eval, models with windows). torch's other kernels give 0.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
