@@ -3,9 +3,11 @@
 Times come from the benchmarks that Snakemake recorded in the results folder: those of the same kind for the same corpus, else for
 another corpus, scaled by the size of the model; else from the assumptions printed with the table (`resources.hours_per_billion`,
 evaluation at a tenth of it per scheme).
-Disk is what the kept checkpoints take, by their number of weights and stored precision.
+Disk is what the kept checkpoints and quantized models take, by their number of weights and stored precision; the cache of downloads
+is not in it.
 """
 
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -80,6 +82,17 @@ def disk(plan) -> tuple[float, float]:
     return kept, state
 
 
+def quantized(plan) -> float:
+    """Bytes of the quantized models that are kept (GPTQ, …), with a bit per weight more for scales and what stays whole."""
+    schemes, corpora = plan.config["schemes"], plan.config["corpora"]
+    total = 0.0
+    for run, name in plan.cells:
+        if grid.made_in(schemes[name]):
+            bits = schemes[name].get("bits") or int(re.search(r"\d", schemes[name]["type"]).group())  # GGUF's types: q4_k_m
+            total += billions(corpora[run.corpus]["model"]) * 1e9 * (bits + 1) / 8
+    return total
+
+
 def unmade(plan) -> list[str]:
     """A line for each environment that the sweep needs and that is not there; conda makes its own (`snakemake --sdm conda`)."""
     needed = {grid.made_in(scheme) for scheme in plan.config["schemes"].values()} | {serving.environment(plan.config)}
@@ -121,6 +134,8 @@ def main(argv=None) -> int:
         f"disk: {kept / 1e9:.2f} GB of checkpoints kept ({plan.config['keep_checkpoints']}, {plan.config['store_checkpoints']}),"
         f" and up to {state / 1e9:.2f} GB per running training"
     )
+    if stored := quantized(plan):
+        print(f"      {stored / 1e9:.2f} GB of quantized models, kept for metrics that are added later")
     for line in unmade(plan):
         print(line)
     return 0

@@ -122,6 +122,15 @@ def test_random_halves_are_uniform_and_independent_of_each_other():
         n = min(len(a), len(b))
         assert abs(np.corrcoef(a[:n].numpy(), b[:n].numpy())[0, 1]) < 0.008
     assert torch.equal(x, random_halves(400_001, 3, 7, 2))
+    assert torch.equal(x[1000:], random_halves(399_001, 3, 7, 2, start=1000))
+
+
+def test_random_halves_of_more_elements_than_32_bits_count():
+    x = random_halves(64, 3, 7, 2, start=2**32 - 32)
+    assert torch.equal(x[:32], random_halves(32, 3, 7, 2, start=2**32 - 32)) and torch.equal(
+        x[32:], random_halves(32, 3, 7, 2, start=2**32)
+    )
+    assert not torch.equal(x[:32], x[32:])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -129,6 +129,15 @@ def test_disk_holds_two_states_of_a_training_while_one_is_written(weights, bytes
     assert costs.disk(grid.plan(configuration.resolve(config)))[1] == pytest.approx(2 * bytes_per_weight * 6.7e9)
 
 
+def test_quantized_models_that_are_kept_take_disk(tmp_path, monkeypatch, capsys):
+    kept = {"gptq3": {"kind": "gptq", "bits": 3, "group": 32}, "gguf": {"kind": "gguf", "type": "q5_k_m"}}
+    plan = make(tmp_path, monkeypatch, schemes=MICRO["schemes"] | kept)
+    weights = 1e9 * memory.billions(plan.config["corpora"]["people"]["model"])
+    models = len(plan.evaluated())
+    assert costs.quantized(plan) == pytest.approx(models * weights * (4 + 6) / 8)
+    assert costs.quantized(make(tmp_path, monkeypatch)) == 0
+
+
 def test_files_are_laid_over_one_another(tmp_path, monkeypatch):
     make(tmp_path, monkeypatch)
     more = {"results": "elsewhere", "schemes": {"rtn_int3": {"kind": "rtn", "bits": 3}}, "sweep": MICRO["sweep"][:1]}

@@ -54,7 +54,8 @@ def random_halves(count: int, seed: int, step: int, tensor: int, device="cpu", s
     key = torch.tensor([_signed(seed)], dtype=torch.int32)
     for word in (step, tensor):
         key = _scramble(key + _signed(word * 0x9E3779B9 + 1))
-    counter = torch.arange(start // 2, (start + count + 1) // 2, dtype=torch.int32, device=device)
+    # Wrapped at 32 bits: a rank's share of a large model has more elements.
+    counter = torch.arange((start + count + 1) // 2 - start // 2, dtype=torch.int32, device=device) + _signed(start // 2)
     bits = _scramble(_scramble(counter) + int(key))
     return (bits.view(torch.int16)[:count]).int() & 0xFFFF
 
