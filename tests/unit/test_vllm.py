@@ -63,10 +63,7 @@ def test_each_scheme_has_a_process_and_the_environment_follows_the_gpus():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (
-            {"schemes": {"full": None, "fp4": {"kind": "bnb_fp4"}}},
-            r"can't serve schemes.fp4 \(bnb_fp4\); allowed: transf.* full",
-        ),
+        ({"schemes": {"full": None, "fp4": {"kind": "bnb_fp4"}}}, r"can't serve schemes.fp4 \(bnb_fp4\); allowed: transf.* full"),
         ({"schemes": {"full": None, "rtn4": {"kind": "rtn"}}}, r"'vllm' can't serve schemes.rtn4 \(rtn\)"),
         ({"metrics": {"mmlu": {"kind": "lm_eval"}}}, r"'vllm' can't be asked by metrics.mmlu \(lm_eval\)"),
         (
@@ -90,9 +87,8 @@ def test_heads_that_the_kernel_lacks_are_refused_on_a_cpu_only():
         grid.plan(configuration.resolve(copy.deepcopy(made)))
     made["resources"]["gpus"] = 1
     assert grid.plan(configuration.resolve(made)).cells
-    serving.check_heads(
-        {"kind": "scratch", "hidden": 320, "heads": 10, "kv_heads": 1}, "key"
-    )  # heads of 32, whoever shares their keys
+    shared = {"kind": "scratch", "hidden": 320, "heads": 10, "kv_heads": 1}
+    serving.check_heads(shared, "key")  # heads of 32, whoever shares their keys
     serving.check_heads({"kind": "pretrained", "target": "a/b"}, "key")  # of which no sizes are known here
 
 
@@ -189,7 +185,7 @@ def test_a_broken_model_has_no_score(served):
 class Dequantized:
     """As much of a model as is asked for before vLLM takes over."""
 
-    config = SimpleNamespace(max_position_embeddings=12)
+    config = SimpleNamespace(max_position_embeddings=12, architectures=["Known", "Unknown"])
     generation_config = SimpleNamespace(bos_token_id=1, eos_token_id=2, temperature=0.9)  # without do_sample, as Llamas have it
 
     def to(self, dtype):
@@ -209,13 +205,15 @@ def test_on_a_gpu_nothing_is_compiled_and_the_hosts_copy_is_gone_when_vllm_start
     monkeypatch.setattr(vllm_engine, "SETTINGS", {})  # they stay in the environment
     monkeypatch.setattr(models, "load_tokenizer", lambda checkpoint: Words())
     monkeypatch.setattr(quantization, "stored_dtype", lambda checkpoint: "bfloat16")
-    sys.modules["vllm"].LLM = lambda **options: started.append((options, held(), os.listdir(options["model"])))
+    known = {"Known": SimpleNamespace(load_model_cls=lambda: int)}
+    sys.modules["vllm"].ModelRegistry = SimpleNamespace(models=known, register_model=known.__setitem__)
+    sys.modules["vllm"].LLM = lambda **options: started.append((options, held(), os.listdir(options["model"]), dict(known)))
     sys.modules["vllm"].__version__ = "0"
     del model
     engine, _ = vllm_engine.load(plugin, tmp_path, {"kind": "awq"}, "cuda", 64)
-    ((options, alive, files),) = started
+    ((options, alive, files, seen),) = started
     assert options["enforce_eager"] and options["dtype"] == "bfloat16" and engine.positions == 12
-    assert alive is None and files == ["model.safetensors"]
+    assert alive is None and files == ["model.safetensors"] and seen == {"Known": int}, "vLLM's child need not look at it"
 
 
 METRICS = {
@@ -265,7 +263,8 @@ def scored(tmp_path_factory):
             assert evaluate.main([*common, "--device", "cpu", "--schemes", *files]) == 0
         else:
             command = [python, "-m", "scripts.evaluate", *common, "--device", "cpu", "--schemes", *files]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."})
+            alone = {**os.environ, "PYTHONPATH": ".", "VLLM_CACHE_ROOT": str(folder)}  # vLLM has seen no model yet
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=alone)
             assert done.returncode == 0, done.stderr[-3000:]
         for name in schemes:
             files = (folder / "run" / "eval" / name).glob("*.json")

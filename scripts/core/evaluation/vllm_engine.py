@@ -127,6 +127,19 @@ def _folder(model, checkpoint: Path, dtype: str):
         yield Path(folder)
 
 
+def look_here(architectures) -> None:
+    """Have vLLM look at these classes of models in this process.
+
+    It would import each in a child, unless its cache knows the class; and there nothing hides what can't be imported beside this
+    torch (see scripts/evaluate.py).
+    """
+    from vllm import ModelRegistry
+
+    for name in architectures:
+        if known := ModelRegistry.models.get(name):
+            ModelRegistry.register_model(name, known.load_model_cls())
+
+
 def start(folder: Path, tokenizer: Path, config, dtype: str, device: str, batch_tokens: int):
     """The vllm.LLM of a folder with whole weights. batch_tokens: tokens whose keys and values are kept at once, on a CPU."""
     positions = config.max_position_embeddings
@@ -138,6 +151,7 @@ def start(folder: Path, tokenizer: Path, config, dtype: str, device: str, batch_
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(math.ceil(max(batch_tokens, 2 * positions) * token / 2**30)))  # GiB
     from vllm import LLM
 
+    look_here(config.architectures or ())
     return LLM(
         model=str(folder),
         tokenizer=str(tokenizer),
