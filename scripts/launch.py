@@ -171,6 +171,8 @@ def main(argv=None) -> int:
     """Run the program; its exit code, or 2 with one line when it can't be started as asked."""
     options = parser().parse_args(argv)
     training = options.on_node or "--spec" not in options.arguments or shared(options)
+    if training and (options.on_node or options.nodes == 1):
+        devices.check_given(options.gpus)
     if training and not options.on_node and options.nodes == 1:
         devices.claim(max(1, options.gpus))
     if training and options.gpus * options.nodes > 1:

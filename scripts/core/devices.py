@@ -13,6 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
+# Where Slurm says which GPUs a job has: of NVIDIA, of AMD, of Intel, and by itself.
+GIVEN = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS")
+
 
 def visible(environment=os.environ) -> list[str]:
     """The GPUs that a process may use: as CUDA_VISIBLE_DEVICES lists them, else all of the machine by nvidia-smi's numbers.
@@ -40,6 +43,16 @@ def check_count(count: int, environment=os.environ) -> None:
     shown = visible(environment)
     if shown and len(shown) < count:
         raise ValueError(f"resources.gpus: {count} is not allowed on a node that shows {len(shown)} GPUs; allowed: at most so many")
+
+
+def check_given(count: int, environment=os.environ) -> None:
+    """ValueError in a Slurm job that was given no GPU though it wants `count`: it would compute on the CPU, unnoticed."""
+    given = any(environment.get(name, "NoDevFiles") not in ("", "NoDevFiles") for name in GIVEN)
+    if count and "SLURM_JOB_ID" in environment and not given and not nvidia_smi("index"):
+        raise ValueError(
+            f"resources.gpus: {count} is not what Slurm gave this job: none of {', '.join(GIVEN)} names a GPU; allowed: "
+            "a partition whose GPUs Slurm knows (slurm_partition, gres), or 0 to compute on the CPU"
+        )
 
 
 def usable(environment=os.environ) -> bool:

@@ -85,7 +85,7 @@ def test_several_nodes_of_a_slurm_job(started, spec, monkeypatch, tmp_path, told
         (tmp_path / name).chmod(0o755)
     for name in TOLD:
         monkeypatch.delenv(name, raising=False)
-    slurm = {"SLURM_JOB_ID": "1244711", **told}
+    slurm = {"SLURM_JOB_ID": "1244711", "CUDA_VISIBLE_DEVICES": "0,1,2,3", **told}
     for name, value in {**slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}.items():
         monkeypatch.setenv(name, value)
     assert launch.main(["--gpus", "4", "--nodes", "2", "--zero", "3", "--offload", "cpu", "scripts.unlearn", "--spec", spec]) == 0
@@ -211,3 +211,14 @@ def test_a_signal_to_the_whole_group_lets_the_ranks_save_first(tmp_path):
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(30) == 143
     assert (tmp_path / "x.saved").read_text() == str(int(signal.SIGTERM))
+
+
+def test_a_slurm_job_without_a_gpu_ends_before_it_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(launch.devices, "nvidia_smi", lambda what: [])
+    monkeypatch.setattr(launch.os, "execv", lambda *_: pytest.fail("it computes on the CPU"))
+    for name in launch.devices.GIVEN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for place in ([], ["--on-node", "--nodes", "2"]):
+        assert launch.main([*place, "--gpus", "1", "scripts.unlearn", "--out", "run"]) == 2
+        assert "resources.gpus: 1 is not what Slurm gave this job" in capsys.readouterr().err
