@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-# Where Slurm says which GPUs a job has: of NVIDIA, of AMD, of Intel, and by itself.
-GIVEN = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS")
+# Where a Slurm job is told of its GPUs: of NVIDIA, of AMD, of Intel; and how many it was given of whatever kind.
+NAMED, COUNTED = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"), "SLURM_GPUS_ON_NODE"
 
 
 def visible(environment=os.environ) -> list[str]:
@@ -47,11 +47,12 @@ def check_count(count: int, environment=os.environ) -> None:
 
 def check_given(count: int, environment=os.environ) -> None:
     """ValueError in a Slurm job that was given no GPU though it wants `count`: it would compute on the CPU, unnoticed."""
-    given = any(environment.get(name, "NoDevFiles") not in ("", "NoDevFiles") for name in GIVEN)
-    if count and "SLURM_JOB_ID" in environment and not given and not nvidia_smi("index"):
+    named = any(environment.get(name, "NoDevFiles") not in ("", "NoDevFiles") for name in NAMED)
+    given = named or environment.get(COUNTED, "0") != "0" or nvidia_smi("index")
+    if count and "SLURM_JOB_ID" in environment and not given:
         raise ValueError(
-            f"resources.gpus: {count} is not what Slurm gave this job: none of {', '.join(GIVEN)} names a GPU; allowed: "
-            "a partition whose GPUs Slurm knows (slurm_partition, gres), or 0 to compute on the CPU"
+            f"resources.gpus: {count} is not what Slurm gave this job: neither {', '.join(NAMED)} nor {COUNTED} tells of a GPU; "
+            "allowed: a partition whose GPUs Slurm knows (slurm_partition, gres), or 0 to compute on the CPU"
         )
 
 

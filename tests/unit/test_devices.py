@@ -87,13 +87,14 @@ def test_a_training_has_no_more_processes_than_a_node_shows_gpus():
 
 def test_a_slurm_job_that_was_given_no_gpu_does_not_compute_on_the_cpu(monkeypatch):
     monkeypatch.setattr(devices, "nvidia_smi", lambda what: [])
-    for none in ({}, {"CUDA_VISIBLE_DEVICES": ""}, {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}):
+    for none in ({}, {"CUDA_VISIBLE_DEVICES": ""}, {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, {"SLURM_GPUS_ON_NODE": "0"}):
         with pytest.raises(ValueError, match="resources.gpus: 1 is not what Slurm gave this job"):
             devices.check_given(1, {"SLURM_JOB_ID": "7"} | none)
         devices.check_given(0, {"SLURM_JOB_ID": "7"} | none)  # asked for none
         devices.check_given(1, none)  # not in a job: a laptop
-    for name in devices.GIVEN:
+    for name in devices.NAMED:
         devices.check_given(1, {"SLURM_JOB_ID": "7", name: "0"})
+    devices.check_given(1, {"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "2"})
     monkeypatch.setattr(devices, "nvidia_smi", lambda what: ["0"])  # a whole node that Slurm knows without its GPUs
     devices.check_given(1, {"SLURM_JOB_ID": "7"})
 

@@ -216,7 +216,7 @@ def test_a_signal_to_the_whole_group_lets_the_ranks_save_first(tmp_path):
 def test_a_slurm_job_without_a_gpu_ends_before_it_trains(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(launch.devices, "nvidia_smi", lambda what: [])
     monkeypatch.setattr(launch.os, "execv", lambda *_: pytest.fail("it computes on the CPU"))
-    for name in launch.devices.GIVEN:
+    for name in (*launch.devices.NAMED, launch.devices.COUNTED):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     for place in ([], ["--on-node", "--nodes", "2"]):
