@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from scripts.core.evaluation import padding
+
 SHORTEST_PREFIX = 8  # a shorter common beginning is not worth a pass of its own
 # cuDNN's attention, which torch takes on new GPUs since 2.11, gives NaN for a row that sees nothing: padding on the left, where
 # transformers makes the mask (lm-eval, models with windows). torch's other kernels give 0.
@@ -185,31 +187,6 @@ def _prefix(model, ids: list[int]) -> list:
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def left_padded(rests: list[list[int]], shared: int, new_tokens: int):
-    """Ids (B, longest) and mask (B, shared + longest + new tokens) of what follows a shared beginning.
-
-    The padding stands between the shared beginning and the rest, so that all rows end in the last column of the ids.
-    """
-    longest = max(map(len, rests))
-    ids = torch.zeros(len(rests), longest, dtype=torch.long)
-    mask = torch.zeros(len(rests), shared + longest + new_tokens, dtype=torch.long)
-    mask[:, :shared] = 1
-    for row, rest in enumerate(rests):
-        ids[row, longest - len(rest) :] = torch.tensor(rest)
-        mask[row, shared + longest - len(rest) :] = 1
-    return ids, mask
-
-
-def first_look(mask, begin: int):
-    """(B, 1, T, begin + T) bool: what positions from `begin` on see of a mask (B, begin + T). Padding sees itself.
-
-    Where it sees nothing, some kernels make it NaN; then all is NaN from the next layer on, since 0 · NaN is.
-    """
-    end = mask.shape[1]
-    before = torch.ones(end - begin, end, dtype=torch.bool, device=mask.device).tril(begin)
-    return mask[:, None, None].bool() & before | before.triu(begin)
-
-
 @dataclass(frozen=True)
 class _Task:
     """What `generate` was asked for, and what all its batches share.
@@ -231,7 +208,7 @@ class _Task:
 def _run(model, task: _Task, rows: list[int], found: list[list[int]]) -> None:
     """Generate one batch (indices `rows` of the prompts) into `found`."""
     rests = [task.prompts[i][task.shared :] for i in rows]
-    ids, mask = (part.to(model.device) for part in left_padded(rests, task.shared, task.new_tokens))
+    ids, mask = (part.to(model.device) for part in padding.left_padded(rests, task.shared, task.new_tokens))
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache, uniform = _cache(model, task, *mask.shape), _uniform(model, task, rows)
     # One new token looks at all that is not padding; in this form the mask need not be made anew in each layer and step.
@@ -239,7 +216,7 @@ def _run(model, task: _Task, rows: list[int], found: list[list[int]]) -> None:
     begin, end, rows, writing = task.shared, task.shared + ids.shape[1], list(rows), [True] * len(rows)
     first = mask[:, :end]
     if seen.ndim == 4 and not begin and min(map(len, rests)) < end:
-        first = first_look(first, begin)
+        first = padding.first_look(first, begin)
     for step in range(task.new_tokens):
         logits = model(
             input_ids=ids,
