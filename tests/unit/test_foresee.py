@@ -46,7 +46,10 @@ def test_wrong_input_is_one_line(model, tmp_path, capsys):
     groups = {"wide": {"kind": "rtn", "bits": 4, "granularity": "group", "group": 48}}
     config = write(tmp_path / "c.yaml", schemes=groups)
     fp32 = write(tmp_path / "fp32.yaml", unlearning=MICRO["unlearning"] | {"weights": "fp32"})
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut/model.safetensors").touch()
     for file, place, said in (
+        (config, tmp_path / "cut", "cut/model.safetensors: no whole safetensors file"),
         (config, tmp_path / "none", "none"),
         (config, folder, "schemes.wide: group: 48"),
         (fp32, folder, "nothing is unlearned with bf16 weights"),

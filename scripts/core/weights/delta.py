@@ -29,11 +29,14 @@ class DeltaError(ValueError):
 
 
 def header(path) -> tuple[str, dict]:
-    """The header of a safetensors file: its text, padding included, and its parsed content."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        text = file.read(length).decode()
-    return text, json.loads(text)
+    """The header of a safetensors file: its text, padding included, and its parsed content. ValueError for another file."""
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            text = file.read(length).decode()
+        return text, json.loads(text)
+    except (ValueError, struct.error, OverflowError, MemoryError) as error:
+        raise ValueError(f"{path}: no whole safetensors file ({error}); allowed: safetensors") from error
 
 
 def is_packed(folder) -> bool:
@@ -197,7 +200,7 @@ class Delta:
             self.format, self.target = metadata["format"], self.folder / metadata["target"]
             content = json.loads(metadata["content"])
             self.heads, self.records = content["files"], content["tensors"]
-        except (KeyError, TypeError, ValueError, struct.error, OverflowError, MemoryError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise DeltaError(f"{self.path}: its header is damaged ({type(error).__name__}); make the run again") from error
         if self.format != FORMAT:
             raise DeltaError(f"{self.path}: format {self.format!r} is unknown; allowed: {FORMAT}")
