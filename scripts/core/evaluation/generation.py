@@ -22,11 +22,11 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from scripts.core.evaluation import padding
 
 SHORTEST_PREFIX = 8  # a shorter common beginning is not worth a pass of its own
+LEAVE_AT = 0.75  # finished rows leave when at most this share of a batch is still writing: leaving copies the buffers
+
 # cuDNN's attention, which torch takes on new GPUs since 2.11, gives NaN for a row that sees nothing: padding on the left, where
 # transformers makes the mask (lm-eval, models with windows). torch's other kernels give 0.
 torch.backends.cuda.enable_cudnn_sdp(False)
-
-LEAVE_AT = 0.75  # finished rows leave when at most this share of a batch is still writing: leaving copies the buffers
 
 
 class NotFinite(ArithmeticError):
@@ -216,7 +216,7 @@ def _run(model, task: _Task, rows: list[int], found: list[list[int]]) -> None:
     begin, end, rows, writing = task.shared, task.shared + ids.shape[1], list(rows), [True] * len(rows)
     first = mask[:, :end]
     if seen.ndim == 4 and not begin and min(map(len, rests)) < end:
-        first = padding.first_look(first, begin)
+        first = padding.first_look(first)
     for step in range(task.new_tokens):
         logits = model(
             input_ids=ids,

@@ -18,11 +18,10 @@ def left_padded(rests: list[list[int]], shared: int, new_tokens: int):
     return ids, mask
 
 
-def first_look(mask, begin: int):
-    """(B, 1, T, begin + T) bool: what positions from `begin` on see of a mask (B, begin + T). Padding sees itself.
+def first_look(mask):
+    """(B, 1, T, T) bool: what the positions of a mask (B, T) see of each other. Padding sees itself.
 
     Where it sees nothing, some kernels make it NaN; then all is NaN from the next layer on, since 0 · NaN is.
     """
-    end = mask.shape[1]
-    before = torch.ones(end - begin, end, dtype=torch.bool, device=mask.device).tril(begin)
-    return mask[:, None, None].bool() & before | before.triu(begin)
+    before = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device).tril()
+    return mask[:, None, None].bool() & before | before.triu()
