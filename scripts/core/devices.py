@@ -47,9 +47,10 @@ def check_count(count: int, environment=os.environ) -> None:
 
 def check_given(count: int, environment=os.environ) -> None:
     """ValueError in a Slurm job that was given no GPU though it wants `count`: it would compute on the CPU, unnoticed."""
+    if not count or "SLURM_JOB_ID" not in environment:
+        return
     named = any(environment.get(name, "NoDevFiles") not in ("", "NoDevFiles") for name in NAMED)
-    given = named or environment.get(COUNTED, "0") != "0" or nvidia_smi("index")
-    if count and "SLURM_JOB_ID" in environment and not given:
+    if not (named or environment.get(COUNTED, "0") != "0" or nvidia_smi("index")):
         raise ValueError(
             f"resources.gpus: {count} is not what Slurm gave this job: neither {', '.join(NAMED)} nor {COUNTED} tells of a GPU; "
             "allowed: a partition whose GPUs Slurm knows (slurm_partition, gres), or 0 to compute on the CPU"

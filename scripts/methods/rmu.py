@@ -2,8 +2,8 @@
 
 L = mean (h_θ(x_f) − c · u)² + retain_weight · mean (h_θ(x_r) − h_θ0(x_r))², means over rows, positions and hidden units,
 with h the output of one decoder layer, u a fixed unit vector with entries drawn uniformly from [0, 1) before it is
-normalised, c the steering coefficient. Only what lies below the layer gets a gradient from it; the published code trains
-three matrices there, this one all of them. A regularizer comes on top. Source: Li et al. 2024 (arXiv 2403.03218), section 4.
+normalised, c the steering coefficient. Only what lies below the layer gets a gradient from it: all of it is trained here,
+three matrices in the authors' code. A regularizer comes on top. Source: Li et al. 2024 (arXiv 2403.03218), section 4.
 """
 
 import torch
